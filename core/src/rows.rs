@@ -1,0 +1,101 @@
+//! Training rows (jsonl): `{"query","pos","negs"}` for contrastive training, `{"query","docs","scores"}` for
+//! stored teacher scores.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, files};
+
+/// One training row. Either `pos` (and `negs`) or `docs` (and `scores`) is given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingRow {
+    /// The query's text.
+    pub query: String,
+    /// The positive document's text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pos: Option<String>,
+    /// Texts of hard negatives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub negs: Vec<String>,
+    /// Documents with stored teacher scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub docs: Vec<String>,
+    /// One teacher score a document of `docs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f32>,
+    /// The query's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_id: Option<String>,
+    /// The positive's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pos_id: Option<String>,
+    /// The negatives' ids, in the order of `negs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neg_ids: Vec<String>,
+    /// Where the row comes from: miner, depth, seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+impl TrainingRow {
+    /// What is wrong with the row's shape, if anything.
+    pub fn problem(&self) -> Option<String> {
+        if self.query.trim().is_empty() {
+            return Some("`query` is empty".to_owned());
+        }
+        match (&self.pos, self.docs.is_empty()) {
+            (None, true) => Some("a row needs `pos` (with `negs`) or `docs` (with `scores`)".to_owned()),
+            (Some(_), false) => Some("a row has either `pos` or `docs`, not both".to_owned()),
+            _ if !self.scores.is_empty() && self.scores.len() != self.docs.len() => {
+                Some(format!("{} `scores` for {} `docs`", self.scores.len(), self.docs.len()))
+            }
+            _ if !self.neg_ids.is_empty() && self.neg_ids.len() != self.negs.len() => {
+                Some(format!("{} `neg_ids` for {} `negs`", self.neg_ids.len(), self.negs.len()))
+            }
+            _ if self.scores.iter().any(|s| !s.is_finite()) => Some("a score is not a finite number".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Reads rows; empty lines are skipped.
+///
+/// # Errors
+/// The first broken line, by file and line number.
+pub fn read(path: &Path) -> Result<Vec<TrainingRow>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut rows = Vec::new();
+    for (index, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|e| Error::line(path, index + 1, e.to_string()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row: TrainingRow =
+            serde_json::from_str(&line).map_err(|e| Error::line(path, index + 1, format!("not a training row: {e}")))?;
+        if let Some(problem) = row.problem() {
+            return Err(Error::line(path, index + 1, problem));
+        }
+        rows.push(row);
+    }
+    if rows.is_empty() {
+        return Err(Error::file(path, "it has no training row"));
+    }
+    Ok(rows)
+}
+
+/// Writes rows, whole or not at all.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(path: &Path, rows: &[TrainingRow]) -> Result<()> {
+    files::write_atomic(path, |out| {
+        for row in rows {
+            serde_json::to_writer(&mut *out, row).map_err(|e| Error::file(path, e.to_string()))?;
+            out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,58 @@
+//! The three traits through which the rooms meet.
+
+use crate::{Result, SparseVector};
+
+/// Turns document texts into sparse vectors. A batch gives the same vectors as its single texts.
+pub trait DocumentEncoder {
+    /// One vector a text, in the order given. Texts are templated already; an empty text gives whatever the
+    /// encoder makes of an empty input.
+    ///
+    /// # Errors
+    /// Whatever the engine behind it reports.
+    fn encode(&self, texts: &[&str]) -> Result<Vec<SparseVector>>;
+
+    /// The vocabulary's strings by token id: how vectors are named outside.
+    fn vocabulary(&self) -> &[String];
+
+    /// The most word pieces of a text that the encoder reads, special tokens included.
+    fn max_tokens(&self) -> usize;
+}
+
+/// One query as a [`Searcher`] takes it: BM25 searchers read `text`, sparse searchers `vector`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchQuery {
+    /// The query's id in its set.
+    pub id: String,
+    /// Its text.
+    pub text: String,
+    /// Its sparse vector; empty for a searcher that reads the text.
+    pub vector: SparseVector,
+}
+
+/// A document found, with its score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hit {
+    /// The document's id in its corpus.
+    pub id: String,
+    /// Its score, higher is better; `f32` because that is what the engine ranks by.
+    pub score: f32,
+}
+
+/// Ranks documents for queries: an embedded index, or a cluster.
+pub trait Searcher {
+    /// For each query its best `depth` documents, best first, in the searcher's own tie order. Documents
+    /// that share nothing with the query are not returned.
+    ///
+    /// # Errors
+    /// Whatever the engine behind it reports.
+    fn search(&self, queries: &[SearchQuery], depth: usize) -> Result<Vec<Vec<Hit>>>;
+}
+
+/// Scores pairs of a query and a document: a teacher.
+pub trait Scorer {
+    /// One score a pair `(query text, document text)`.
+    ///
+    /// # Errors
+    /// Whatever the teacher behind it reports.
+    fn score(&self, pairs: &[(&str, &str)]) -> Result<Vec<f32>>;
+}

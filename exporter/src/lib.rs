@@ -1,0 +1,1 @@
+//! TorchScript archives and ML Commons packages.

@@ -1,0 +1,1 @@
+//! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.

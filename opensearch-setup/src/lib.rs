@@ -1,0 +1,1 @@
+//! OpenSearch client, local node, indexes, ML Commons life cycle, ingest and search.

@@ -1,0 +1,1 @@
+//! Inverted index, BM25, metrics, significance and mining.

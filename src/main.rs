@@ -1,0 +1,3 @@
+//! nsparse: make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Data sets, losses, schedules, optimizer, checkpoints and the training loop.

@@ -119,9 +119,8 @@ impl Dataset {
     /// The splits that have judgments, sorted.
     pub fn splits(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.folder.join("qrels")) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".tsv").map(str::to_owned))
-            .collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|e| e.ok()?.file_name().to_str()?.strip_suffix(".tsv").map(str::to_owned)).collect();
         names.sort();
         names
     }

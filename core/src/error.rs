@@ -118,9 +118,9 @@ impl Error {
             Self::Invalid { hint, .. } => hint.clone(),
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::NotFound => Some("check the path".to_owned()),
-                std::io::ErrorKind::StorageFull => {
-                    Some("the disk is full: free some space and run the same command again; nothing was replaced".to_owned())
-                }
+                std::io::ErrorKind::StorageFull => Some(
+                    "the disk is full: free some space and run the same command again; nothing was replaced".to_owned(),
+                ),
                 std::io::ErrorKind::PermissionDenied => Some("check the permissions of that path".to_owned()),
                 _ => None,
             },

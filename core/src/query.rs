@@ -51,11 +51,8 @@ impl QueryEncoder {
     /// # Errors
     /// If there are more than [`MAX_QUERY_TOKENS`] distinct tokens.
     pub fn encode_ids(&self, ids: &[TokenId]) -> Result<SparseVector> {
-        let pairs = ids
-            .iter()
-            .filter(|&&id| !self.weightless[id as usize])
-            .map(|&id| (id, self.idf.weight(id)))
-            .collect();
+        let pairs =
+            ids.iter().filter(|&&id| !self.weightless[id as usize]).map(|&id| (id, self.idf.weight(id))).collect();
         let vector = SparseVector::from_pairs(pairs);
         if vector.len() > MAX_QUERY_TOKENS {
             return Err(Error::invalid(format!(

@@ -73,8 +73,8 @@ pub fn read(path: &Path) -> Result<Vec<TrainingRow>> {
         if line.trim().is_empty() {
             continue;
         }
-        let row: TrainingRow =
-            serde_json::from_str(&line).map_err(|e| Error::line(path, index + 1, format!("not a training row: {e}")))?;
+        let row: TrainingRow = serde_json::from_str(&line)
+            .map_err(|e| Error::line(path, index + 1, format!("not a training row: {e}")))?;
         if let Some(problem) = row.problem() {
             return Err(Error::line(path, index + 1, problem));
         }

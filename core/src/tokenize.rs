@@ -120,7 +120,9 @@ impl TextTokenizer {
     /// If the tokenizer refuses the text, or `max_tokens` is below 3.
     pub fn window(&self, text: &str, max_tokens: usize) -> Result<(Vec<TokenId>, usize)> {
         if max_tokens < 3 {
-            return Err(Error::invalid(format!("A window of {max_tokens} tokens has no room for text; use at least 3")));
+            return Err(Error::invalid(format!(
+                "A window of {max_tokens} tokens has no room for text; use at least 3"
+            )));
         }
         let pieces = self.pieces(text)?;
         let kept = pieces.len().min(max_tokens - 2);

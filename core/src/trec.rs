@@ -31,7 +31,10 @@ pub fn read_qrels(path: &Path) -> Result<Qrels> {
                 return Err(Error::line(
                     path,
                     number,
-                    format!("{} columns; expected `query document grade` or `query iteration document grade`", columns.len()),
+                    format!(
+                        "{} columns; expected `query document grade` or `query iteration document grade`",
+                        columns.len()
+                    ),
                 ));
             }
         };
@@ -65,11 +68,10 @@ pub fn read_run(path: &Path) -> Result<Run> {
                 (query, document, score)
             }
             [query, document, rank] => {
-                let rank: u32 = rank
-                    .parse()
-                    .ok()
-                    .filter(|r| *r > 0)
-                    .ok_or_else(|| Error::line(path, number, format!("the rank `{rank}` is not a number from 1")))?;
+                let rank: u32 =
+                    rank.parse().ok().filter(|r| *r > 0).ok_or_else(|| {
+                        Error::line(path, number, format!("the rank `{rank}` is not a number from 1"))
+                    })?;
                 (query, document, 1.0 / rank as f32)
             }
             _ => {

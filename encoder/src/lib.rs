@@ -4,9 +4,13 @@
 //! activation and losses act on the `[B, V]` matrix outside.
 
 pub mod backend;
+pub mod config;
+pub mod model;
 pub mod params;
 
 pub use backend::{Backend, Dropout, Forward, TokenBatch};
+pub use config::BertConfig;
+pub use model::BertMlm;
 pub use params::{ParamSpec, Parameters};
 
 /// Shorthand for results of this crate.

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod dropout;
 pub mod model;
 pub mod params;
 

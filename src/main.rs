@@ -1,3 +1,65 @@
 //! nsparse: make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
+//!
+//! `main` only maps a result to an exit code; each command is a file in `commands/`.
 
-fn main() {}
+mod cli;
+mod commands;
+mod failure;
+mod printer;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::printer::Printer;
+
+/// What a command that ran to its end has to say through its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitStatus {
+    /// Done (0).
+    Success,
+    /// The answer is "no": a gate failed (1).
+    No,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap knows which of its messages go to standard output (help) and which to standard error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let printer = Printer::new(cli.json, cli.quiet);
+    printer::init_logging(cli.verbose);
+    match run(cli.command, &printer) {
+        Ok(ExitStatus::Success) => ExitCode::SUCCESS,
+        Ok(ExitStatus::No) => ExitCode::from(1),
+        Err(error) => {
+            let failure = failure::Failure::from(&error);
+            printer.failure(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    match command {
+        Command::Quickstart(args) => commands::quickstart::run(&args, printer),
+        Command::Cluster(args) => commands::cluster::run(&args, printer),
+        Command::Data(args) => commands::data::run(&args, printer),
+        Command::Idf(args) => commands::idf::run(&args, printer),
+        Command::Mine(args) => commands::mine::run(&args, printer),
+        Command::Train(args) => commands::train::run(&args, printer),
+        Command::Export(args) => commands::export::run(&args, printer),
+        Command::Deploy(args) => commands::deploy::run(&args, printer),
+        Command::Undeploy(args) => commands::undeploy::run(&args, printer),
+        Command::Ingest(args) => commands::ingest::run(&args, printer),
+        Command::Search(args) => commands::search::run(&args, printer),
+        Command::Eval(args) => commands::eval::run(&args, printer),
+        Command::Inspect(args) => commands::inspect::run(&args, printer),
+    }
+}

@@ -1,0 +1,472 @@
+//! What can be typed: every command with its options. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
+///
+/// A document is encoded by a neural model into weights over a vocabulary; a query is only tokenised and looked
+/// up in an idf table, so search stays as quick as BM25.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = "Start here: nsparse quickstart")]
+pub(crate) struct Cli {
+    /// Print one JSON object on standard output instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress bars and no notes on standard error
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Log what is done on standard error; twice for every request (NSPARSE_LOG sets a filter of its own)
+    #[arg(long, short, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Do the main job on embedded sample data: mine, train, export, rank; no server needed
+    #[command(after_help = "Example:\n  nsparse quickstart --out quickstart")]
+    Quickstart(QuickstartArgs),
+    /// Start, show or stop a local OpenSearch development node
+    #[command(after_help = "Examples:\n  nsparse cluster up\n  nsparse cluster up --version 2.16.0 --port 9201 --heap 2g\n  nsparse cluster down")]
+    Cluster(ClusterCommandArgs),
+    /// Fetch a BEIR data set
+    #[command(after_help = "Example:\n  nsparse data scifact --out data")]
+    Data(DataCommandArgs),
+    /// Make the idf table of a corpus
+    #[command(after_help = "Example:\n  nsparse idf --beir scifact --tokenizer minilm/tokenizer.json --out idf.json")]
+    Idf(IdfArgs),
+    /// Mine BM25 hard negatives for all training queries
+    #[command(after_help = "Examples:\n  nsparse mine --beir scifact --engine local --out rows.jsonl\n  nsparse mine --data my-data --engine opensearch --depth 100 --sample 8 --seed 1 --out rows.jsonl")]
+    Mine(MineArgs),
+    /// Train a document encoder as a configuration says
+    #[command(after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume")]
+    Train(TrainArgs),
+    /// Export a model as packages that ML Commons takes
+    #[command(after_help = "Example:\n  nsparse export runs/scifact/model --out package --name my-encoder")]
+    Export(ExportArgs),
+    /// Register and deploy a package, make pipeline and index
+    #[command(after_help = "Example:\n  nsparse deploy package --url https://search.example.com:9200 --user admin --index articles")]
+    Deploy(DeployArgs),
+    /// Take back what a deploy made
+    #[command(after_help = "Example:\n  nsparse undeploy deployment.json")]
+    Undeploy(UndeployArgs),
+    /// Encode documents here and index them
+    #[command(after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data")]
+    Ingest(IngestArgs),
+    /// Search an index
+    #[command(after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data")]
+    Search(SearchArgs),
+    /// Measure rankings: nDCG, MAP, recall, precision, MRR
+    #[command(after_help = "Examples:\n  nsparse eval --beir scifact --method bm25\n  nsparse eval --beir scifact --method sparse --model runs/scifact/model --engine local\n  nsparse eval --qrels qrels.txt --run run.txt --json")]
+    Eval(EvalArgs),
+    /// Show a text's vector as document and as query, heaviest terms first
+    #[command(after_help = "Example:\n  nsparse inspect \"how large should a shard be\" --model quickstart/run/model")]
+    Inspect(InspectArgs),
+}
+
+/// Where the documents, queries and judgments come from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DataArgs {
+    /// A BEIR data set by name; fetched if it is not there yet
+    #[arg(long, value_name = "NAME", conflicts_with = "data")]
+    pub(crate) beir: Option<String>,
+    /// Own data: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Where BEIR sets lie: the set's folder or its parent
+    #[arg(long, value_name = "DIR", env = "NSPARSE_DATA")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Field of the id in jsonl files
+    #[arg(long, value_name = "FIELD", default_value = "_id")]
+    pub(crate) id_field: String,
+    /// Field of the title in corpus.jsonl
+    #[arg(long, value_name = "FIELD", default_value = "title")]
+    pub(crate) title_field: String,
+    /// Field of the text in jsonl files
+    #[arg(long, value_name = "FIELD", default_value = "text")]
+    pub(crate) text_field: String,
+}
+
+/// How a cluster is reached.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ClusterArgs {
+    /// URL of the cluster [default: the node of `nsparse cluster up`]
+    #[arg(long, value_name = "URL", env = "NSPARSE_URL")]
+    pub(crate) url: Option<String>,
+    /// User for basic authentication; the password comes from NSPARSE_PASSWORD
+    #[arg(long, value_name = "USER", env = "NSPARSE_USER")]
+    pub(crate) user: Option<String>,
+    /// A certificate authority's PEM file to trust beside the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_cert: Option<PathBuf>,
+    /// Take any TLS certificate: for tests only
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Seconds until a request is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+/// Where ranking happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// In OpenSearch
+    Opensearch,
+    /// In this process: no server
+    Local,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// Where everything is written
+    #[arg(long, value_name = "DIR", default_value = "quickstart")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterCommandArgs {
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Start a node and wait until it answers
+    Up(ClusterUpArgs),
+    /// Show the nodes that `up` started
+    Status,
+    /// Stop what `up` started
+    Down(ClusterDownArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterUpArgs {
+    /// OpenSearch's version
+    #[arg(long, default_value = "2.16.0")]
+    pub(crate) version: String,
+    /// Port on the loopback interface
+    #[arg(long, default_value_t = 9200)]
+    pub(crate) port: u16,
+    /// Heap of the node's JVM
+    #[arg(long, default_value = "1g")]
+    pub(crate) heap: String,
+    /// Container or assembled from Maven's artifacts
+    #[arg(long, value_enum, default_value_t = NodeEngine::Auto)]
+    pub(crate) engine: NodeEngine,
+}
+
+/// How the local node runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NodeEngine {
+    /// A container where an engine answers and has the image, else assembled
+    Auto,
+    /// A container
+    Docker,
+    /// Assembled through mvn and run with the machine's Java
+    Assembled,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClusterDownArgs {
+    /// Which node, by its port [default: all that `up` started]
+    #[arg(long)]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataCommandArgs {
+    /// The data set's BEIR name: scifact, nfcorpus, fiqa, …
+    pub(crate) name: String,
+    /// Where the set's folder is put
+    #[arg(long, value_name = "DIR", env = "NSPARSE_DATA", default_value = "data")]
+    pub(crate) out: PathBuf,
+    /// Where the zip comes from
+    #[arg(long, value_name = "URL", env = "NSPARSE_BEIR_URL", default_value = crate::commands::data::BEIR_URL)]
+    pub(crate) base_url: String,
+    /// The zip's md5 [default: what BEIR publishes for the name]
+    #[arg(long, value_name = "HEX")]
+    pub(crate) md5: Option<String>,
+    /// Fetch it even if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdfArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// The tokenizer whose vocabulary is weighted: tokenizer.json or a folder with one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: PathBuf,
+    /// bm25: ln(1 + (N − df + 0.5)/(df + 0.5)); smooth: ln((N + 1)/(df + 1)) + 1
+    #[arg(long, value_enum, default_value_t = Formula::Bm25)]
+    pub(crate) formula: Formula,
+    /// Document template
+    #[arg(long, default_value = "{title} {text}")]
+    pub(crate) template: String,
+    /// The table; its metadata lie beside it as idf.meta.json
+    #[arg(long, value_name = "FILE", default_value = "idf.json")]
+    pub(crate) out: PathBuf,
+}
+
+/// How an idf is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Formula {
+    /// ln(1 + (N − df + 0.5)/(df + 0.5))
+    Bm25,
+    /// ln((N + 1)/(df + 1)) + 1
+    Smooth,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MineArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Where BM25 runs
+    #[arg(long, value_enum, default_value_t = Engine::Local)]
+    pub(crate) engine: Engine,
+    /// Which split's queries
+    #[arg(long, default_value = "train")]
+    pub(crate) split: String,
+    /// How many documents are fetched for a query
+    #[arg(long, default_value_t = 100)]
+    pub(crate) depth: usize,
+    /// How many of them become negatives
+    #[arg(long, default_value_t = 8)]
+    pub(crate) sample: usize,
+    /// Ranks above this one are left out
+    #[arg(long, value_name = "RANK", default_value_t = 0)]
+    pub(crate) skip: usize,
+    /// Seed of the sample
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// Document template of the rows' texts
+    #[arg(long, default_value = "{title} {text}")]
+    pub(crate) template: String,
+    /// The training rows
+    #[arg(long, value_name = "FILE", default_value = "rows.jsonl")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// The recipe (YAML)
+    pub(crate) config: PathBuf,
+    /// Change a key of the recipe: `--set train.steps=200`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Read everything and report counts, lengths, truncation, estimated time and memory; train nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Go on from the run directory's last checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The model directory
+    pub(crate) model: PathBuf,
+    /// Where the packages are written
+    #[arg(long, value_name = "DIR", default_value = "package")]
+    pub(crate) out: PathBuf,
+    /// The package's name in the cluster
+    #[arg(long, default_value = "nsparse-encoder")]
+    pub(crate) name: String,
+    /// The package's version in the cluster
+    #[arg(long, default_value = "1.0.0")]
+    pub(crate) package_version: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeployArgs {
+    /// The package folder that `nsparse export` wrote
+    pub(crate) package: PathBuf,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Name of the index
+    #[arg(long, default_value = "nsparse")]
+    pub(crate) index: String,
+    /// Name of the ingest pipeline [default: INDEX-encode]
+    #[arg(long)]
+    pub(crate) pipeline: Option<String>,
+    /// Field of the vector
+    #[arg(long, default_value = "vector")]
+    pub(crate) vector_field: String,
+    /// Primary shards
+    #[arg(long, default_value_t = 1)]
+    pub(crate) shards: u32,
+    /// Replicas of each shard
+    #[arg(long, default_value_t = 1)]
+    pub(crate) replicas: u32,
+    /// Where documents are encoded
+    #[arg(long, value_enum, default_value_t = EncodeSide::Auto)]
+    pub(crate) side: EncodeSide,
+    /// Seconds until registering or deploying is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) deadline: u64,
+    /// Where the deployment is written
+    #[arg(long, value_name = "FILE", default_value = "deployment.json")]
+    pub(crate) deployment: PathBuf,
+}
+
+/// Where documents are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EncodeSide {
+    /// In the cluster where ML Commons is installed, else here
+    Auto,
+    /// In the cluster, by its ingest pipeline
+    Cluster,
+    /// Here, by `nsparse ingest`
+    Client,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndeployArgs {
+    /// The file that `nsparse deploy` wrote
+    #[arg(default_value = "deployment.json")]
+    pub(crate) deployment: PathBuf,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Leave the index and its documents
+    #[arg(long)]
+    pub(crate) keep_index: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// The model directory that encodes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The file that `nsparse deploy` wrote: names the index and the field
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deployment: Option<PathBuf>,
+    /// The index, where there is no deployment
+    #[arg(long, conflicts_with = "deployment")]
+    pub(crate) index: Option<String>,
+    /// Field of the vector, where there is no deployment
+    #[arg(long, default_value = "vector")]
+    pub(crate) vector_field: String,
+    /// Where it is noted which documents are in [default: beside the deployment, or in the cache]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// What is looked for
+    pub(crate) query: String,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// How documents are ranked
+    #[arg(long, value_enum, default_value_t = Method::Sparse)]
+    pub(crate) method: Method,
+    /// Where ranking happens
+    #[arg(long, value_enum, default_value_t = Engine::Opensearch)]
+    pub(crate) engine: Engine,
+    /// The model directory: its tokenizer and idf table make the query
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// The file that `nsparse deploy` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deployment: Option<PathBuf>,
+    /// The index, where there is no deployment
+    #[arg(long, conflicts_with = "deployment")]
+    pub(crate) index: Option<String>,
+    /// How many documents are shown
+    #[arg(long, short, default_value_t = 10)]
+    pub(crate) k: usize,
+}
+
+/// How documents are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// BM25 over title and text
+    Bm25,
+    /// Word pieces by BM25's tf part and the idf table: the model without its network
+    Idf,
+    /// The trained document encoder
+    Sparse,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// How documents are ranked
+    #[arg(long, value_enum, default_value_t = Method::Sparse)]
+    pub(crate) method: Method,
+    /// Where ranking happens
+    #[arg(long, value_enum, default_value_t = Engine::Opensearch)]
+    pub(crate) engine: Engine,
+    /// Which split is judged
+    #[arg(long, default_value = "test")]
+    pub(crate) split: String,
+    /// The model directory (sparse), or a folder with tokenizer.json and, if there is one, idf.json (idf)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Analyzer of BM25's fields in OpenSearch
+    #[arg(long, default_value = "english")]
+    pub(crate) analyzer: String,
+    /// Judgments of a ranking on files alone
+    #[arg(long, value_name = "FILE", requires = "run")]
+    pub(crate) qrels: Option<PathBuf>,
+    /// The ranking that is judged (TREC or MS MARCO form)
+    #[arg(long, value_name = "FILE", requires = "qrels")]
+    pub(crate) run: Option<PathBuf>,
+    /// A second ranking of the same queries: the difference is shown with its paired interval
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Cut-offs beside 1, 3, 5, 10, 100 and 1000
+    #[arg(long, value_name = "K", value_delimiter = ',')]
+    pub(crate) k: Vec<usize>,
+    /// Smallest grade that counts as relevant
+    #[arg(long, value_name = "GRADE", default_value_t = 1)]
+    pub(crate) level: i64,
+    /// How many documents are ranked for a query
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) depth: usize,
+    /// Folder for run.trec, per-query.jsonl and summary.json
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Remove the indexes that eval made in the cluster for this data, and stop
+    #[arg(long)]
+    pub(crate) clean: bool,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The text
+    pub(crate) text: String,
+    /// The model directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// How many terms are shown
+    #[arg(long, short, default_value_t = 30)]
+    pub(crate) k: usize,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}

@@ -1,0 +1,159 @@
+//! `nsparse data`: fetches a BEIR data set's zip, checks its md5 and unpacks it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use md5::{Digest as _, Md5};
+use nsparse_core::beir::{Dataset, expected_files};
+use nsparse_core::{Error, Progress as _};
+
+use crate::ExitStatus;
+use crate::cli::DataCommandArgs;
+use crate::failure::{usage, world};
+use crate::printer::Printer;
+
+/// Where BEIR's zips lie.
+pub(crate) const BEIR_URL: &str = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets";
+
+/// BEIR's names and the md5 of each zip, as BEIR publishes them.
+const BEIR_MD5: [(&str, &str); 15] = [
+    ("msmarco", "444067daf65d982533ea17ebd59501e4"),
+    ("trec-covid", "ce62140cb23feb9becf6270d0d1fe6d1"),
+    ("nfcorpus", "a89dba18a62ef92f7d323ec890a0d38d"),
+    ("nq", "d4d3d2e48787a744b6f6e691ff534307"),
+    ("hotpotqa", "f412724f78b0d91183a0e86805e16114"),
+    ("fiqa", "17918ed23cd04fb15047f73e6c3bd9d9"),
+    ("arguana", "8ad3e3c2a5867cdced806d6503f29b99"),
+    ("webis-touche2020", "46f650ba5a527fc69e0a6521c5a23563"),
+    ("cqadupstack", "4e41456d7df8ee7760a7f866133bda78"),
+    ("quora", "18fb154900ba42a600f84b839c173167"),
+    ("dbpedia-entity", "c2a39eb420a3164af735795df012ac2c"),
+    ("scidocs", "38121350fc3a4d2f48850f6aff52e4a9"),
+    ("fever", "5a818580227bfb4b35bb6fa46d9b6c03"),
+    ("climate-fever", "8b66f0a9126c521bae2bde127b4dc99d"),
+    ("scifact", "5f7d1de60b170fc8027bb7898e2efca1"),
+];
+
+pub(crate) fn run(args: &DataCommandArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    let there = args.out.join(&args.name);
+    let folder = if Dataset::open(&there).is_ok() && !args.force {
+        printer.note(format!("`{}` is there already (--force fetches it anew)", there.display()));
+        there
+    } else {
+        fetch(&args.name, &args.out, &args.base_url, args.md5.as_deref(), printer)?
+    };
+    let set = Dataset::open(&folder)?;
+    let documents = set.corpus()?.len();
+    let queries = set.queries()?.len();
+    printer.text(format!(
+        "{}: {documents} documents, {queries} queries, splits {}\n{}",
+        set.name,
+        set.splits().join(", "),
+        folder.display()
+    ));
+    printer.json(&serde_json::json!({
+        "name": set.name, "folder": folder, "documents": documents, "queries": queries, "splits": set.splits(),
+    }))?;
+    Ok(ExitStatus::Success)
+}
+
+/// Fetches `name` into `out/name` and returns that folder. `md5` overrides BEIR's own table.
+pub(crate) fn fetch(
+    name: &str,
+    out: &Path,
+    base_url: &str,
+    md5: Option<&str>,
+    printer: &Printer,
+) -> anyhow::Result<PathBuf> {
+    let expected = match md5 {
+        Some(md5) => md5.to_ascii_lowercase(),
+        None => BEIR_MD5.iter().find(|(n, _)| *n == name).map(|(_, md5)| (*md5).to_owned()).ok_or_else(|| {
+            let names: Vec<&str> = BEIR_MD5.iter().map(|(n, _)| *n).collect();
+            usage(format!("BEIR has no data set `{name}` to fetch"), format!("names: {}", names.join(", ")))
+        })?,
+    };
+    let target = out.join(name);
+    std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
+    let aside = tempfile::Builder::new()
+        .prefix(".nsparse-fetch-")
+        .tempdir_in(out)
+        .map_err(|e| Error::io("create", out, e))?;
+    let url = format!("{}/{name}.zip", base_url.trim_end_matches('/'));
+    let zip = aside.path().join("set.zip");
+    let found = download(&url, &zip, &target, printer)?;
+    if found != expected {
+        return Err(world(
+            format!("`{url}` has md5 {found}, expected {expected}; nothing was kept"),
+            "the download was cut or the file changed: run the command again, or give --md5 if you know the change",
+        ));
+    }
+    unpack(&zip, aside.path(), name)?;
+    let unpacked = aside.path().join(name);
+    Dataset::open(&unpacked)?;
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(|e| Error::io("write", &target, e))?;
+    }
+    std::fs::rename(&unpacked, &target).map_err(|e| Error::io("write", &target, e))?;
+    Ok(target)
+}
+
+/// Downloads into a file and returns its md5.
+fn download(url: &str, file: &Path, target: &Path, printer: &Printer) -> anyhow::Result<String> {
+    let offline = |reason: String| {
+        world(
+            format!("Could not fetch `{url}`: {reason}"),
+            format!("without a network, put the set's files there by hand; {}", expected_files(target)),
+        )
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = reqwest::Client::builder().connect_timeout(std::time::Duration::from_secs(20)).build()?;
+        let mut response = client.get(url).send().await.map_err(|e| offline(root_cause(&e)))?;
+        if !response.status().is_success() {
+            return Err(offline(format!("the server answered {}", response.status())));
+        }
+        let task = printer.progress().start("Fetching (bytes)", response.content_length().unwrap_or(0));
+        let mut out = File::create(file).map_err(|e| Error::io("write", file, e))?;
+        let mut hash = Md5::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| offline(root_cause(&e)))? {
+            out.write_all(&chunk).map_err(|e| Error::io("write", file, e))?;
+            hash.update(&chunk);
+            task.advance(chunk.len() as u64);
+        }
+        Ok(nsparse_core::files::hex(&hash.finalize()))
+    })
+}
+
+/// The innermost cause says what happened: "Connection refused", "failed to lookup address".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+/// Unpacks the entries of `name/` below `folder`; an entry that points elsewhere is refused.
+fn unpack(zip: &Path, folder: &Path, name: &str) -> anyhow::Result<()> {
+    let broken = |e: zip::result::ZipError| Error::file(zip, format!("not a usable zip: {e}"));
+    let file = File::open(zip).map_err(|e| Error::io("read", zip, e))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(broken)?;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(broken)?;
+        let Some(path) = entry.enclosed_name() else {
+            return Err(Error::file(zip, format!("entry `{}` points outside the archive", entry.name())).into());
+        };
+        if entry.is_dir() || !path.starts_with(name) {
+            continue;
+        }
+        let target = folder.join(&path);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(|e| Error::io("read", zip, e))?;
+        std::fs::write(&target, &bytes).map_err(|e| Error::io("write", &target, e))?;
+    }
+    Ok(())
+}

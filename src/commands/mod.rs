@@ -1,0 +1,15 @@
+//! One command a file; each returns an exit status and prints through the `Printer` alone.
+
+pub(crate) mod cluster;
+pub(crate) mod data;
+pub(crate) mod deploy;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod idf;
+pub(crate) mod ingest;
+pub(crate) mod inspect;
+pub(crate) mod mine;
+pub(crate) mod quickstart;
+pub(crate) mod search;
+pub(crate) mod train;
+pub(crate) mod undeploy;

@@ -1,0 +1,139 @@
+//! From typed arguments to what the program works with: data sets, clusters, formulas. Resolved once, at the edge.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nsparse_core::beir::{Dataset, FieldNames};
+use nsparse_core::{Cancel, DocumentTemplate, IdfFormula};
+
+use crate::cli::{ClusterArgs, DataArgs, Formula};
+use crate::commands::data;
+use crate::failure::usage;
+use crate::printer::Printer;
+
+/// Where fetched data, assembled nodes and journals lie: `NSPARSE_CACHE`, else the user's cache folder.
+pub(crate) fn cache_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("NSPARSE_CACHE") {
+        return PathBuf::from(dir);
+    }
+    if let Some(dir) = std::env::var_os("XDG_CACHE_HOME") {
+        return PathBuf::from(dir).join("nsparse");
+    }
+    match std::env::var_os("HOME") {
+        Some(home) => PathBuf::from(home).join(".cache/nsparse"),
+        None => std::env::temp_dir().join("nsparse-cache"),
+    }
+}
+
+/// The data set that `--beir`, `--data` and `--data-dir` name; a BEIR set that is nowhere is fetched.
+pub(crate) fn dataset(args: &DataArgs, printer: &Printer) -> anyhow::Result<Dataset> {
+    let fields =
+        FieldNames { id: args.id_field.clone(), title: args.title_field.clone(), text: args.text_field.clone() };
+    let mut found = match (&args.data, &args.beir) {
+        (Some(folder), _) => Dataset::open(folder)?,
+        (None, Some(name)) => beir(name, args.data_dir.as_deref(), printer)?,
+        (None, None) => {
+            return Err(usage("No data is named", "give --beir NAME for a BEIR set or --data DIR for your own"));
+        }
+    };
+    found.fields = fields;
+    Ok(found)
+}
+
+fn beir(name: &str, data_dir: Option<&Path>, printer: &Printer) -> anyhow::Result<Dataset> {
+    if let Some(folder) = data_dir {
+        // What the user names is used or refused; nothing is fetched behind their back.
+        return Dataset::find(folder, name).ok_or_else(|| {
+            usage(
+                format!("`{}` holds no data set `{name}`", folder.display()),
+                nsparse_core::beir::expected_files(&folder.join(name)),
+            )
+        });
+    }
+    let cache = cache_dir().join("data");
+    if let Some(found) = [Path::new("data"), cache.as_path()].iter().find_map(|f| {
+        let set = f.join(name);
+        Dataset::open(&set).ok()
+    }) {
+        return Ok(found);
+    }
+    let folder = data::fetch(name, &cache, data::BEIR_URL, None, printer)?;
+    Ok(Dataset::open(&folder)?)
+}
+
+/// The idf formula typed.
+pub(crate) fn formula(formula: Formula) -> IdfFormula {
+    match formula {
+        Formula::Bm25 => IdfFormula::Bm25,
+        Formula::Smooth => IdfFormula::Smooth,
+    }
+}
+
+/// A document template typed, checked.
+pub(crate) fn template(pattern: &str) -> anyhow::Result<DocumentTemplate> {
+    let template = DocumentTemplate { pattern: pattern.to_owned(), ..DocumentTemplate::default() };
+    template.validate()?;
+    Ok(template)
+}
+
+/// `tokenizer.json` itself or a folder with one.
+pub(crate) fn tokenizer_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() }
+}
+
+/// The compute device typed.
+pub(crate) fn device(text: &str) -> anyhow::Result<nsparse_encoder::Device> {
+    Ok(text.parse()?)
+}
+
+/// A flag that Ctrl-C and SIGTERM set: long jobs stop at their next safe point. A second signal ends at once.
+pub(crate) fn cancel_on_signal() -> Cancel {
+    let cancel = Cancel::default();
+    let flag = cancel.clone();
+    // In tests a handler may be there already; the first one stays.
+    let _ = ctrlc::set_handler(move || {
+        if flag.is_cancelled() {
+            std::process::abort();
+        }
+        flag.cancel();
+    });
+    cancel
+}
+
+/// Connects to the cluster that `--url` names, or to the node of `nsparse cluster up`.
+pub(crate) fn cluster(args: &ClusterArgs) -> anyhow::Result<nsparse_opensearch::Cluster> {
+    let url = match &args.url {
+        Some(url) => url.clone(),
+        None => local_node_url()?,
+    };
+    connect(&url, args)
+}
+
+/// As [`cluster`], with the URL that a deployment names unless another was typed.
+pub(crate) fn cluster_of(args: &ClusterArgs, url: &str) -> anyhow::Result<nsparse_opensearch::Cluster> {
+    connect(args.url.as_deref().unwrap_or(url), args)
+}
+
+fn connect(url: &str, args: &ClusterArgs) -> anyhow::Result<nsparse_opensearch::Cluster> {
+    let mut config = nsparse_opensearch::ClusterConfig::new(url);
+    if let Some(user) = &args.user {
+        let password = std::env::var("NSPARSE_PASSWORD").map_err(|_| {
+            usage(format!("No password for the user `{user}`"), "put it into the environment variable NSPARSE_PASSWORD")
+        })?;
+        config.auth = nsparse_opensearch::Auth::Basic { user: user.clone(), password };
+    }
+    config.ca_cert.clone_from(&args.ca_cert);
+    config.insecure = args.insecure;
+    config.timeout = Duration::from_secs(args.timeout);
+    Ok(nsparse_opensearch::Cluster::connect(config)?)
+}
+
+fn local_node_url() -> anyhow::Result<String> {
+    let nodes = nsparse_opensearch::node::status(&cache_dir().join("nodes"))?;
+    nodes.into_iter().find(|n| n.running).map(|n| n.url).ok_or_else(|| {
+        usage(
+            "No cluster is named and no local node runs",
+            "start one with `nsparse cluster up`, or give --url, or rank without a server: --engine local",
+        )
+    })
+}

@@ -5,7 +5,84 @@
 //! head is computed document by document, keeps maximum and argmax, and its backward touches only entries
 //! with a gradient.
 
-use crate::{Parameters, Result};
+use crate::reference::CandleBackend;
+use crate::{BertConfig, Error, Parameters, Result};
+
+/// Where the network is computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Device {
+    /// This machine's cores, with the crate's own kernels.
+    #[default]
+    Cpu,
+    /// This machine's cores, with plain tensor operations: slow, and the yardstick of the others.
+    CpuReference,
+    /// An NVIDIA GPU by its number; needs a binary built with the feature `cuda`.
+    Cuda(usize),
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::CpuReference => f.write_str("cpu-reference"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = Error;
+
+    /// `cpu`, `cpu-reference`, `cuda` (GPU 0) or `cuda:1`.
+    fn from_str(s: &str) -> Result<Self> {
+        let unknown = || {
+            nsparse_core::Error::invalid_with_hint(
+                format!("`{s}` is no device"),
+                "use cpu, cpu-reference, cuda, or cuda:N for the N-th GPU counted from 0",
+            )
+            .into()
+        };
+        match s {
+            "cpu" => Ok(Self::Cpu),
+            "cpu-reference" => Ok(Self::CpuReference),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => s.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(unknown),
+        }
+    }
+}
+
+/// The backend of a device for one shape of network.
+///
+/// # Errors
+/// If the shape cannot be computed, or the device is not there or not built in.
+pub fn create(config: &BertConfig, device: Device) -> Result<Box<dyn Backend>> {
+    config.validate()?;
+    Ok(match device {
+        Device::Cpu | Device::CpuReference => Box::new(CandleBackend::new(config, &candle_core::Device::Cpu)),
+        Device::Cuda(number) => Box::new(CandleBackend::new(config, &cuda(number)?)),
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<candle_core::Device> {
+    candle_core::Device::new_cuda(number).map_err(|e| {
+        nsparse_core::Error::invalid_with_hint(
+            format!("GPU {number} cannot be used: {e}"),
+            "see `nvidia-smi` for the GPUs of this machine, or use the device cpu",
+        )
+        .into()
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_number: usize) -> Result<candle_core::Device> {
+    Err(nsparse_core::Error::invalid_with_hint(
+        "This nsparse was built without CUDA",
+        "build it with `cargo build --release --features cuda` (needs nvcc), or use the device cpu",
+    )
+    .into())
+}
 
 /// Token ids of a batch of documents, packed without padding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

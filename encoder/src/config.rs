@@ -73,9 +73,34 @@ impl BertConfig {
             )
             .into());
         }
+        if let Some(positions) = value.get("position_embedding_type").and_then(|v| v.as_str())
+            && positions != "absolute"
+        {
+            return Err(nsparse_core::Error::file(
+                path,
+                format!("position_embedding_type is `{positions}`; only `absolute` is computed"),
+            )
+            .into());
+        }
+        if value.get("is_decoder").and_then(serde_json::Value::as_bool) == Some(true) {
+            return Err(nsparse_core::Error::file(path, "is_decoder is true; only encoders are computed").into());
+        }
         let config: Self = serde_json::from_value(value).map_err(|e| nsparse_core::Error::file(path, e.to_string()))?;
         config.validate().map_err(|e| nsparse_core::Error::file(path, e.to_string()))?;
         Ok(config)
+    }
+
+    /// Writes `config.json` as transformers reads it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut value = serde_json::to_value(self).map_err(|e| nsparse_core::Error::file(path, e.to_string()))?;
+        value["architectures"] = serde_json::json!(default_architectures());
+        value["position_embedding_type"] = serde_json::json!("absolute");
+        value["tie_word_embeddings"] = serde_json::json!(true);
+        nsparse_core::files::write_json(path, &value)?;
+        Ok(())
     }
 
     /// Checks that the shape can be computed.

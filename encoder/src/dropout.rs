@@ -7,7 +7,7 @@
 use crate::Dropout;
 
 /// The weyl increment of `SplitMix64`: 2^64 divided by the golden ratio, odd.
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Where in the network a mask is applied; each site has masks of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn keep_scale(dropout: &Dropout, layer: u32, site: Site, document_key: u64, 
 
 /// The finaliser of `SplitMix64` (variant 13 of Stafford's mixers): a bijection of 64 bits.
 #[inline]
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

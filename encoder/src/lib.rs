@@ -5,14 +5,19 @@
 
 pub mod backend;
 pub mod config;
+pub mod document;
 pub mod dropout;
+mod init;
 pub mod model;
 pub mod params;
+pub mod reference;
 
-pub use backend::{Backend, Dropout, Forward, TokenBatch};
+pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create};
 pub use config::BertConfig;
-pub use model::BertMlm;
+pub use document::{EncodeSettings, SparseEncoder, encode_with};
+pub use model::{BertMlm, parameter_shapes};
 pub use params::{ParamSpec, Parameters};
+pub use reference::CandleBackend;
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -38,6 +43,14 @@ impl Error {
             Self::Core(e) => e.fault(),
             Self::Tensor(_) => nsparse_core::Fault::World,
             Self::Model(_) => nsparse_core::Fault::Usage,
+        }
+    }
+
+    /// What the user can do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Core(e) => e.hint(),
+            Self::Tensor(_) | Self::Model(_) => None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
@@ -36,10 +37,24 @@ impl ParamSpec {
 }
 
 /// All parameters of a model as f32, sorted by name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Parameters {
     specs: Vec<ParamSpec>,
     data: Vec<f32>,
+    version: u64,
+}
+
+/// Equal names, shapes and values.
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        self.specs == other.specs && self.data == other.data
+    }
+}
+
+/// A number that no other state of any parameters in this process has.
+fn next_version() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 impl Parameters {
@@ -63,7 +78,7 @@ impl Parameters {
             data.extend_from_slice(&values);
             specs.push(spec);
         }
-        Ok(Self { specs, data })
+        Ok(Self { specs, data, version: next_version() })
     }
 
     /// The specs, sorted by name.
@@ -76,8 +91,15 @@ impl Parameters {
         &self.data
     }
 
+    /// Changes whenever the buffer may have changed: equal versions mean equal values, so a backend can keep
+    /// what it derived from them (a copy on a device, packed panels). A clone has its original's version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The flat buffer, to be changed.
     pub fn data_mut(&mut self) -> &mut [f32] {
+        self.version = next_version();
         &mut self.data
     }
 
@@ -112,6 +134,7 @@ impl Parameters {
     pub fn get_mut(&mut self, name: &str) -> Result<&mut [f32]> {
         let spec = self.spec(name).ok_or_else(|| Error::Model(format!("no parameter is called `{name}`")))?;
         let (offset, len) = (spec.offset, spec.len());
+        self.version = next_version();
         Ok(&mut self.data[offset..offset + len])
     }
 

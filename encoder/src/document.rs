@@ -1,0 +1,229 @@
+//! The document encoder: texts to sparse vectors, through tokenizer, network, activation and zeroing.
+
+use std::sync::Arc;
+
+use nsparse_core::model_dir::{Activation, ModelDir};
+use nsparse_core::{Cancel, DocumentEncoder, NoProgress, Progress, SparseVector, TextTokenizer, TokenId};
+use rayon::prelude::*;
+
+use crate::{Backend, BertMlm, Device, Error, Parameters, Result, TokenBatch, create};
+
+/// Tokens in one batch unless said otherwise: large products, small memory.
+pub const DEFAULT_BATCH_TOKENS: usize = 4096;
+
+/// How texts become vectors besides the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodeSettings {
+    /// How a pooled logit becomes a weight.
+    pub activation: Activation,
+    /// Most tokens of a text that are read, special tokens included; at least 3.
+    pub max_tokens: usize,
+    /// Ids that never carry weight ([`ModelDir::zeroed_ids`]), in any order.
+    pub zeroed: Vec<TokenId>,
+    /// Most tokens in one batch; a longer text is a batch of its own.
+    pub batch_tokens: usize,
+}
+
+impl EncodeSettings {
+    /// Settings with [`DEFAULT_BATCH_TOKENS`].
+    pub fn new(activation: Activation, max_tokens: usize, zeroed: Vec<TokenId>) -> Self {
+        Self { activation, max_tokens, zeroed, batch_tokens: DEFAULT_BATCH_TOKENS }
+    }
+}
+
+/// One vector a text, in the order given; a batch gives the same vectors as its single texts. Progress counts
+/// texts; `cancel` is read between batches.
+///
+/// # Errors
+/// If the tokenizer refuses a text, the network gives a number that is not finite, the device fails, or the
+/// user asked to stop.
+pub fn encode_with<T: AsRef<str> + Sync>(
+    parameters: &Parameters,
+    backend: &dyn Backend,
+    tokenizer: &TextTokenizer,
+    settings: &EncodeSettings,
+    texts: &[T],
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<SparseVector>> {
+    let windows: Vec<Vec<u32>> = texts
+        .par_iter()
+        .map(|text| Ok(tokenizer.window(text.as_ref(), settings.max_tokens)?.0))
+        .collect::<Result<_>>()?;
+    let mut out = vec![SparseVector::default(); texts.len()];
+    let task = progress.start("Encoding", texts.len() as u64);
+    for places in batches(&windows, settings.batch_tokens) {
+        cancel.check()?;
+        let documents: Vec<&[u32]> = places.iter().map(|&place| windows[place].as_slice()).collect();
+        let forward = backend.forward(parameters, &TokenBatch::new(&documents), None, false)?;
+        let vocabulary = forward.pooled.len() / places.len();
+        let silent = silent_entries(vocabulary, tokenizer, settings);
+        for (row, &place) in forward.pooled.chunks_exact(vocabulary).zip(&places) {
+            out[place] = sparse(row, &silent, settings.activation)
+                .map_err(|entry| not_finite(row[entry], entry, texts[place].as_ref()))?;
+        }
+        task.advance(places.len() as u64);
+    }
+    Ok(out)
+}
+
+/// Places of texts, batch after batch: the longest first, so that texts of like length stand together and
+/// memory is at its peak at the start.
+fn batches(windows: &[Vec<u32>], batch_tokens: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..windows.len()).collect();
+    order.sort_by_key(|&place| std::cmp::Reverse(windows[place].len()));
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = 0;
+    for place in order {
+        let len = windows[place].len();
+        match out.last_mut() {
+            Some(batch) if tokens + len <= batch_tokens => {
+                batch.push(place);
+                tokens += len;
+            }
+            _ => {
+                out.push(vec![place]);
+                tokens = len;
+            }
+        }
+    }
+    out
+}
+
+/// Which entries never carry weight: the zeroed ones, and rows of the embedding table that no token names
+/// (models pad their table to a round number).
+fn silent_entries(vocabulary: usize, tokenizer: &TextTokenizer, settings: &EncodeSettings) -> Vec<bool> {
+    let mut silent = vec![false; vocabulary];
+    if let Some(unnamed) = silent.get_mut(tokenizer.vocabulary().len()..) {
+        unnamed.fill(true);
+    }
+    for &id in &settings.zeroed {
+        if let Some(entry) = silent.get_mut(id as usize) {
+            *entry = true;
+        }
+    }
+    silent
+}
+
+/// The vector of one row of pooled logits, or the first entry that is not finite.
+fn sparse(row: &[f32], silent: &[bool], activation: Activation) -> std::result::Result<SparseVector, usize> {
+    let mut out = SparseVector::default();
+    for (entry, (&logit, &is_silent)) in row.iter().zip(silent).enumerate() {
+        if !logit.is_finite() {
+            return Err(entry);
+        }
+        let weight = if is_silent { 0.0 } else { activation.apply(logit) };
+        if weight > 0.0 {
+            out.ids.push(entry as TokenId);
+            out.weights.push(weight);
+        }
+    }
+    Ok(out)
+}
+
+fn not_finite(logit: f32, entry: usize, text: &str) -> Error {
+    let start: String = text.chars().take(60).collect();
+    Error::Model(format!("the logit of vocabulary entry {entry} is {logit} for the text `{start}…`; the weights are broken"))
+}
+
+/// A model with its tokenizer and backend.
+pub struct SparseEncoder {
+    parameters: Arc<Parameters>,
+    backend: Box<dyn Backend>,
+    tokenizer: TextTokenizer,
+    settings: EncodeSettings,
+}
+
+impl SparseEncoder {
+    /// Loads a model directory that nsparse trained.
+    ///
+    /// # Errors
+    /// If a file is missing or broken, the files do not belong together, or the device cannot be used.
+    pub fn load(folder: &std::path::Path, device: Device) -> Result<Self> {
+        let directory = ModelDir::open(folder)?;
+        let facts = directory.facts()?;
+        let settings = EncodeSettings::new(facts.activation, facts.max_tokens, directory.zeroed_ids()?);
+        let tokenizer = directory.tokenizer()?;
+        let model = BertMlm::load(folder, 0)?;
+        if model.head_is_new {
+            return Err(nsparse_core::Error::file(
+                &directory.file("model.safetensors"),
+                "it has no masked-language-model head (`cls.predictions.…`), so it cannot weigh the vocabulary",
+            )
+            .into());
+        }
+        Self::new(model, device, tokenizer, settings)
+    }
+
+    /// From a model in memory.
+    ///
+    /// # Errors
+    /// If tokenizer, window and model do not belong together, or the device cannot be used.
+    pub fn new(model: BertMlm, device: Device, tokenizer: TextTokenizer, settings: EncodeSettings) -> Result<Self> {
+        let (named, rows) = (tokenizer.vocabulary().len(), model.config.vocab_size);
+        if named > rows {
+            return Err(Error::Model(format!(
+                "the tokenizer has {named} tokens, but the embedding table only {rows}; they are of different models"
+            )));
+        }
+        let positions = model.config.max_position_embeddings;
+        if settings.max_tokens < 3 || settings.max_tokens > positions {
+            return Err(Error::Model(format!(
+                "a window of {} tokens does not fit: this model takes 3 to {positions}",
+                settings.max_tokens
+            )));
+        }
+        let backend = create(&model.config, device)?;
+        Ok(Self::from_parts(Arc::new(model.parameters), backend, tokenizer, settings))
+    }
+
+    /// From parts that were checked already.
+    pub fn from_parts(
+        parameters: Arc<Parameters>,
+        backend: Box<dyn Backend>,
+        tokenizer: TextTokenizer,
+        settings: EncodeSettings,
+    ) -> Self {
+        Self { parameters, backend, tokenizer, settings }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &EncodeSettings {
+        &self.settings
+    }
+
+    /// [`DocumentEncoder::encode`] with progress, and stopped when asked.
+    ///
+    /// # Errors
+    /// As [`encode_with`].
+    pub fn encode_reporting<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Vec<SparseVector>> {
+        encode_with(&self.parameters, &*self.backend, &self.tokenizer, &self.settings, texts, progress, cancel)
+    }
+}
+
+impl DocumentEncoder for SparseEncoder {
+    fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
+        self.encode_reporting(texts, &NoProgress, &Cancel::default()).map_err(|e| match e {
+            Error::Core(e) => e,
+            other => nsparse_core::Error::other(other.fault(), other),
+        })
+    }
+
+    fn vocabulary(&self) -> &[String] {
+        self.tokenizer.vocabulary()
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.settings.max_tokens
+    }
+}

@@ -19,6 +19,7 @@ pub mod tokenize;
 pub mod traits;
 pub mod trec;
 pub mod vector;
+pub mod wordpiece;
 
 pub use cancel::Cancel;
 pub use error::{Error, Fault, Result};

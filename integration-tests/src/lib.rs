@@ -1,1 +1,4 @@
 //! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.
+
+pub mod djl;
+pub mod golden;

@@ -6,6 +6,8 @@
 pub mod capabilities;
 pub mod client;
 pub mod error;
+pub mod ml;
+pub mod node;
 
 pub use capabilities::{Capabilities, Version};
 pub use client::{Auth, Body, Cluster, ClusterConfig, Method, NDJSON, Response, RetryPolicy, Secret};

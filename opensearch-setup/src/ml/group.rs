@@ -1,0 +1,123 @@
+//! Model groups: ML Commons keeps every model in one, and looks models and groups up by search.
+
+use serde_json::{Value, json};
+
+use super::lifecycle::Model;
+use super::messages::{Cause, Step, cause_of, explain_error};
+use crate::client::{Body, Cluster, Method};
+use crate::error::{Error, Result};
+
+/// A group found by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundGroup {
+    /// Its id.
+    pub id: String,
+    /// Its description.
+    pub description: String,
+}
+
+/// The group with this name.
+///
+/// # Errors
+/// If the cluster does not answer.
+pub fn find(cluster: &Cluster, name: &str) -> Result<Option<FoundGroup>> {
+    let query = json!({ "size": 1, "query": { "term": { "name.keyword": name } } });
+    let hits = search(cluster, "/_plugins/_ml/model_groups/_search", query, &format!("model group `{name}`"))?;
+    Ok(hits.first().and_then(|hit| {
+        let description = hit.pointer("/_source/description").and_then(Value::as_str).unwrap_or_default();
+        Some(FoundGroup { id: hit.get("_id")?.as_str()?.to_owned(), description: description.to_owned() })
+    }))
+}
+
+/// Makes a group; gives its id.
+///
+/// # Errors
+/// Why the cluster refuses it, explained.
+pub fn register(cluster: &Cluster, name: &str, description: &str) -> Result<String> {
+    const PATH: &str = "/_plugins/_ml/model_groups/_register";
+    let answer = cluster
+        .post(PATH, json!({ "name": name, "description": description }))
+        .map_err(|e| explain_error(Step::Group, &format!("models: group `{name}`"), e))?;
+    answer.get("model_group_id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| Error::Unexpected {
+        method: Method::Post.as_str(),
+        path: PATH.to_owned(),
+        message: format!("expected a `model_group_id`, got {answer}"),
+    })
+}
+
+/// Deletes an empty group; `false` where it was gone already.
+///
+/// # Errors
+/// If it still has models, or the cluster refuses it otherwise.
+pub fn delete(cluster: &Cluster, id: &str) -> Result<bool> {
+    match cluster.delete(&format!("/_plugins/_ml/model_groups/{id}")) {
+        Ok(answer) => Ok(answer.is_some()),
+        Err(e) if cause_of(Step::Delete, &e) == Some(Cause::NotFound) => Ok(false),
+        Err(e) => Err(explain_error(Step::Delete, &format!("model group {id}"), e)),
+    }
+}
+
+/// A model found by what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundModel {
+    /// Id and name.
+    pub model: Model,
+    /// Its state.
+    pub state: String,
+    /// Its group's id.
+    pub group_id: String,
+}
+
+/// Models of this name and function whose zip has this hash, in the order of their ids.
+///
+/// # Errors
+/// If the cluster does not answer.
+pub fn find_models(cluster: &Cluster, name: &str, function: &str, sha256: &str) -> Result<Vec<FoundModel>> {
+    let query = json!({ "size": 100, "query": { "bool": {
+        "filter": [
+            { "term": { "model_content_hash_value": sha256 } },
+            { "term": { "name.keyword": name } },
+            { "term": { "algorithm": function } }
+        ],
+        "must_not": [{ "exists": { "field": "chunk_number" } }]
+    } } });
+    models(cluster, query, &format!("model `{name}`"))
+}
+
+/// All models of a group.
+///
+/// # Errors
+/// If the cluster does not answer.
+pub fn models_of(cluster: &Cluster, group_id: &str) -> Result<Vec<FoundModel>> {
+    let query = json!({ "size": 100, "query": { "bool": {
+        "filter": [{ "term": { "model_group_id": group_id } }],
+        "must_not": [{ "exists": { "field": "chunk_number" } }]
+    } } });
+    models(cluster, query, &format!("models of group {group_id}"))
+}
+
+fn models(cluster: &Cluster, query: Value, subject: &str) -> Result<Vec<FoundModel>> {
+    let mut found: Vec<FoundModel> = search(cluster, "/_plugins/_ml/models/_search", query, subject)?
+        .iter()
+        .filter_map(|hit| {
+            let source = hit.get("_source")?;
+            let text = |key: &str| source.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            Some(FoundModel {
+                model: Model { id: hit.get("_id")?.as_str()?.to_owned(), name: text("name") },
+                state: text("model_state"),
+                group_id: text("model_group_id"),
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| a.model.id.cmp(&b.model.id));
+    Ok(found)
+}
+
+/// The hits of a search in ML Commons' own indexes; none where such an index was never made.
+fn search(cluster: &Cluster, path: &str, query: Value, subject: &str) -> Result<Vec<Value>> {
+    match cluster.request_retrying(Method::Post, path, Body::Json(query)) {
+        Ok(answer) => Ok(answer.body.pointer("/hits/hits").and_then(Value::as_array).cloned().unwrap_or_default()),
+        Err(e) if e.status() == Some(404) => Ok(Vec::new()),
+        Err(e) => Err(explain_error(Step::Status, subject, e)),
+    }
+}

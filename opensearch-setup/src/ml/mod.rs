@@ -1,0 +1,25 @@
+//! ML Commons: registering, deploying, asking and taking back the two models of a package, with the ingest
+//! pipeline and the index around them.
+//!
+//! [`deploy`] does the whole; [`register`](mod@register), [`lifecycle`] and [`group`] are its single steps;
+//! [`messages`] explains what the cluster answers.
+
+pub mod deployment;
+pub mod group;
+pub mod lifecycle;
+pub mod messages;
+pub mod package;
+pub mod plan;
+pub mod poll;
+pub mod register;
+mod rows;
+pub mod undeploy;
+
+pub use deployment::{DeployOptions, Deployment, Made, ModelEntry, Side, deploy};
+pub use lifecycle::{Deployed, Model, ModelInfo};
+pub use messages::{Cause, Problem, Step, explain, explain_task};
+pub use package::{ModelFile, PackageFiles};
+pub use plan::Fields;
+pub use poll::Poll;
+pub use register::MAX_CHUNK_BYTES;
+pub use undeploy::{UndeployOptions, UndeployReport, undeploy, undeploy_file};

@@ -1,0 +1,104 @@
+//! The bodies that deploy sends besides the models: the ingest pipeline and the index. Pure functions.
+
+use nsparse_core::DocumentTemplate;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Field that holds the templated text inside the pipeline; it never reaches the index.
+pub const TEMPORARY_FIELD: &str = "nsparse_text";
+
+/// Names of the index's fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    /// The title.
+    pub title: String,
+    /// The text.
+    pub text: String,
+    /// The document's vector, of type `rank_features`.
+    pub vector: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Self { title: "title".to_owned(), text: "text".to_owned(), vector: "embedding".to_owned() }
+    }
+}
+
+/// What marks a thing as made by the deployment of this name.
+pub fn mark(name: &str) -> String {
+    format!("nsparse deployment {name}")
+}
+
+/// The template in mustache: three braces, so that nothing is escaped; a missing field is empty.
+pub fn mustache(template: &DocumentTemplate, fields: &Fields) -> String {
+    template
+        .pattern
+        .split("{text}")
+        .map(|part| part.replace("{title}", &format!("{{{{{{{}}}}}}}", fields.title)))
+        .collect::<Vec<_>>()
+        .join(&format!("{{{{{{{}}}}}}}", fields.text))
+}
+
+/// The ingest pipeline: the template fills a temporary field, which is trimmed and cut as
+/// [`DocumentTemplate::apply`] does, encoded, and removed. Only options that 2.16 has.
+pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_id: &str) -> Value {
+    json!({
+        "description": mark(name),
+        "processors": [
+            { "set": { "field": TEMPORARY_FIELD, "value": mustache(template, fields) } },
+            { "trim": { "field": TEMPORARY_FIELD } },
+            { "gsub": {
+                "field": TEMPORARY_FIELD,
+                "pattern": format!("(?s)^(.{{{}}}).+$", template.max_chars),
+                "replacement": "$1"
+            } },
+            { "sparse_encoding": { "model_id": model_id, "field_map": { TEMPORARY_FIELD: fields.vector } } },
+            { "remove": { "field": TEMPORARY_FIELD } }
+        ]
+    })
+}
+
+/// The index: title and text with the english analyzer, the vector as `rank_features`, and, where the cluster
+/// encodes, the pipeline as default.
+pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: Option<&str>) -> Value {
+    let mut settings = json!({ "number_of_shards": shards, "number_of_replicas": replicas });
+    if let Some(pipeline) = pipeline {
+        settings["default_pipeline"] = pipeline.into();
+    }
+    json!({
+        "settings": { "index": settings },
+        "mappings": {
+            "_meta": { "nsparse": { "deployment": name } },
+            "properties": {
+                fields.title.as_str(): { "type": "text", "analyzer": "english" },
+                fields.text.as_str(): { "type": "text", "analyzer": "english" },
+                fields.vector.as_str(): { "type": "rank_features" }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_becomes_mustache() {
+        let fields = Fields { title: "headline".to_owned(), ..Fields::default() };
+        assert_eq!(mustache(&DocumentTemplate::default(), &fields), "{{{headline}}} {{{text}}}");
+    }
+
+    #[test]
+    fn a_field_named_like_a_placeholder_is_not_expanded_again() {
+        let fields = Fields { title: "{text}".to_owned(), ..Fields::default() };
+        assert_eq!(mustache(&DocumentTemplate::default(), &fields), "{{{{text}}}} {{{text}}}");
+    }
+
+    #[test]
+    fn the_client_side_index_has_no_pipeline() {
+        let body = index("n", 1, 0, &Fields::default(), None);
+        assert!(body["settings"]["index"].get("default_pipeline").is_none());
+        assert_eq!(body["mappings"]["properties"]["embedding"]["type"], "rank_features");
+    }
+}

@@ -59,7 +59,7 @@ impl std::str::FromStr for Device {
 pub fn create(config: &BertConfig, device: Device) -> Result<Box<dyn Backend>> {
     config.validate()?;
     Ok(match device {
-        Device::Cpu | Device::CpuReference => Box::new(CandleBackend::new(config, &candle_core::Device::Cpu)),
+        Device::Cpu | Device::CpuReference => Box::new(CandleBackend::cpu(config)),
         Device::Cuda(number) => Box::new(CandleBackend::new(config, &cuda(number)?)),
     })
 }

@@ -1,4 +1,6 @@
 //! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.
 
 pub mod djl;
+pub mod random_model;
 pub mod golden;
+pub mod node;

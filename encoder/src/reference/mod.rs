@@ -44,6 +44,11 @@ impl CandleBackend {
         Self { config: config.clone(), device: device.clone(), slack, weights: Mutex::new(None) }
     }
 
+    /// A backend on this machine's cores.
+    pub fn cpu(config: &BertConfig) -> Self {
+        Self::new(config, &Device::Cpu)
+    }
+
     /// Pads documents of up to `slack` (0.25: a quarter) different lengths into one block. On the CPU nothing
     /// is padded unless asked for.
     #[must_use]

@@ -4,8 +4,20 @@
 //!
 //! Nothing here knows tensors or networks.
 
+pub mod analyzer;
+pub mod bm25;
+pub mod error;
 pub mod index;
+pub mod lexical;
 pub mod metrics;
+pub mod mine;
+pub mod significance;
 
+pub use analyzer::Analyzer;
+pub use bm25::Bm25Index;
+pub use error::{Error, Result};
 pub use index::{Arithmetic, IndexStats, InvertedIndex};
+pub use lexical::{LexicalEncoder, LexicalWeight};
 pub use metrics::{EvalOptions, Evaluation, evaluate};
+pub use mine::{MineOptions, MiningReport, mine};
+pub use significance::{Comparison, Interval, Resampling};

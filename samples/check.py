@@ -156,6 +156,11 @@ def mismatched(qrels, queries, corpus):
 def main():
     default = Path(__file__).resolve().parent / "retrieval"
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+    files = ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv", "qrels/test.tsv")
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        print(f"FAULT {folder} has no {', '.join(missing)}")
+        return 1
     faults = []
     corpus = read_jsonl(folder / "corpus.jsonl", ("_id", "title", "text"), faults)
     queries = read_jsonl(folder / "queries.jsonl", ("_id", "text"), faults)

@@ -123,7 +123,9 @@ fn sparse(row: &[f32], silent: &[bool], activation: Activation) -> std::result::
 
 fn not_finite(logit: f32, entry: usize, text: &str) -> Error {
     let start: String = text.chars().take(60).collect();
-    Error::Model(format!("the logit of vocabulary entry {entry} is {logit} for the text `{start}…`; the weights are broken"))
+    Error::Model(format!(
+        "the logit of vocabulary entry {entry} is {logit} for the text `{start}…`; the weights are broken"
+    ))
 }
 
 /// A model with its tokenizer and backend.

@@ -9,7 +9,8 @@ pub(crate) fn normal(seed: u64, name: &str, n: usize, deviation: f64) -> Vec<f32
     let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3));
     let key = mix(mix(seed ^ GOLDEN).wrapping_add(hash));
     // Uniform in (0, 1]: 53 bits, never 0, so that its logarithm is finite.
-    let uniform = |i: u64| ((mix(key.wrapping_add((i + 1).wrapping_mul(GOLDEN))) >> 11) + 1) as f64 / 9_007_199_254_740_992.0;
+    let uniform =
+        |i: u64| ((mix(key.wrapping_add((i + 1).wrapping_mul(GOLDEN))) >> 11) + 1) as f64 / 9_007_199_254_740_992.0;
     (0..n as u64)
         .map(|i| {
             let radius = (-2.0 * uniform(2 * i).ln()).sqrt();

@@ -140,7 +140,13 @@ fn within(what: &str, deviation: f64, tolerance: f64) -> f64 {
 }
 
 /// Forward of documents, each with its place among `all` as its dropout key.
-fn forward(backend: &dyn Backend, model: &BertMlm, places: &[usize], dropout: Option<Dropout>, keep: bool) -> (TokenBatch, Forward) {
+fn forward(
+    backend: &dyn Backend,
+    model: &BertMlm,
+    places: &[usize],
+    dropout: Option<Dropout>,
+    keep: bool,
+) -> (TokenBatch, Forward) {
     let all = documents();
     let chosen: Vec<&[u32]> = places.iter().map(|&i| all[i].as_slice()).collect();
     let mut batch = TokenBatch::new(&chosen);
@@ -156,8 +162,12 @@ pub fn check_forward(backend: &dyn Backend) -> f64 {
     let special = special_ids();
     let (pooled, argmax) = (expected.f32("pooled.neginf"), expected.i64("pooled.neginf.argmax"));
     let mut worst = 0.0f64;
-    let batchings: [&[&[usize]]; 4] =
-        [&[&[0, 1, 2, 3, 4, 5]], &[&[0], &[1], &[2], &[3], &[4], &[5]], &[&[5, 0, 3], &[2, 4, 1]], &[&[4, 4, 1], &[0, 3, 2, 5]]];
+    let batchings: [&[&[usize]]; 4] = [
+        &[&[0, 1, 2, 3, 4, 5]],
+        &[&[0], &[1], &[2], &[3], &[4], &[5]],
+        &[&[5, 0, 3], &[2, 4, 1]],
+        &[&[4, 4, 1], &[0, 3, 2, 5]],
+    ];
     for places in batchings.into_iter().flatten() {
         for keep in [false, true] {
             let (_, got) = forward(backend, &model, places, None, keep);
@@ -219,10 +229,8 @@ pub fn check_gradients(backend: &dyn Backend) -> f64 {
                     pooled[document * VOCABULARY..(document + 1) * VOCABULARY].copy_from_slice(row);
                 }
                 let all = pooled_gradient(&loss, &pooled, activation, zeroed);
-                let own: Vec<f32> = places
-                    .iter()
-                    .flat_map(|&d| all[d * VOCABULARY..(d + 1) * VOCABULARY].iter().copied())
-                    .collect();
+                let own: Vec<f32> =
+                    places.iter().flat_map(|&d| all[d * VOCABULARY..(d + 1) * VOCABULARY].iter().copied()).collect();
                 backend.backward(&model.parameters, &batch, got, &own, &mut gradient).expect("the backward succeeds");
             }
             for spec in specs {

@@ -54,7 +54,10 @@ mod tests {
         assert_eq!(exact[0].documents, [1, 3]);
         assert_eq!(exact.len(), 5);
         let loose = groups(&batch, 0.25);
-        assert_eq!(loose.iter().map(|g| g.lengths.clone()).collect::<Vec<_>>(), [vec![3, 3], vec![7, 8], vec![9], vec![20]]);
+        assert_eq!(
+            loose.iter().map(|g| g.lengths.clone()).collect::<Vec<_>>(),
+            [vec![3, 3], vec![7, 8], vec![9], vec![20]]
+        );
         let mut all: Vec<usize> = loose.iter().flat_map(|g| g.documents.clone()).collect();
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4, 5]);

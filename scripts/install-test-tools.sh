@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs what the tests use beside Rust, on Debian as root: Java and Maven for a real OpenSearch and DJL, a container
+# engine for testcontainers. Called by scripts/test.sh with CI=true or NSPARSE_TEST_INSTALL=1 alone.
+set -eu
+[ "$(id -u)" = 0 ] || { echo "error: installing needs root: run as root, or install by hand what \`make test\` names" >&2; exit 3; }
+command -v apt-get >/dev/null || { echo "error: only Debian's apt-get is known to this script" >&2; exit 3; }
+
+need=
+command -v mvn >/dev/null || need="$need maven"
+command -v java >/dev/null || need="$need openjdk-17-jre-headless"
+command -v dockerd >/dev/null || need="$need docker.io iptables"
+command -v debootstrap >/dev/null || need="$need debootstrap"
+if [ -n "$need" ]; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    # shellcheck disable=SC2086
+    apt-get install -q -y --no-install-recommends $need
+fi
+
+if ! docker info >/dev/null 2>&1; then
+    log=$(mktemp)
+    dockerd --storage-driver=overlay2 >"$log" 2>&1 &
+    engine=$!
+    tries=0
+    until docker info >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        if [ "$tries" -gt 120 ] || ! kill -0 "$engine" 2>/dev/null; then
+            echo "note: the container engine did not start; its log ends with:" >&2
+            tail -n 5 "$log" >&2
+            break
+        fi
+        sleep 0.5
+    done
+fi

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Runs the tests whose tools this machine has, and names those that are left out.
+#
+#   scripts/test.sh          what needs nothing outside the repository, and what the tools here allow
+#   scripts/test.sh data     the tests on the data sets in NSPARSE_TEST_DATA (default ../shared/data)
+#
+# What needs root or installs something is done only with CI=true or NSPARSE_TEST_INSTALL=1; scripts/install-test-tools.sh
+# then brings Java, Maven and a container engine.
+set -eu
+cd "$(dirname "$0")/.."
+what=${1:-all}
+if [ "${CI:-}" = true ] || [ "${NSPARSE_TEST_INSTALL:-}" = 1 ]; then
+    scripts/install-test-tools.sh
+fi
+
+features=
+left_out=
+leave_out() { left_out="$left_out
+  $1"; }
+tests_of() { features="$features,nsparse-integration-tests/$1"; }
+
+java_version=$( (java -version 2>&1 || true) | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+if command -v mvn >/dev/null && [ "${java_version:-0}" -ge 11 ] && [ "${java_version:-0}" -le 21 ]; then
+    tests_of node
+    tests_of djl
+else
+    leave_out "node, djl: a real OpenSearch and DJL need Java 11 to 21 and Maven (Debian: openjdk-17-jre-headless maven)"
+fi
+if docker info >/dev/null 2>&1; then
+    tests_of containers
+else
+    leave_out "containers: no container engine answers (Debian: docker.io; then start it)"
+fi
+data=${NSPARSE_TEST_DATA:-../shared/data}
+if [ "$what" = data ]; then
+    if [ ! -d "$data" ]; then
+        echo "error: no test data in $data: set NSPARSE_TEST_DATA to a folder that holds them (docs/testing.md lists them)" >&2
+        exit 2
+    fi
+    NSPARSE_TEST_DATA=$(cd "$data" && pwd)
+    export NSPARSE_TEST_DATA
+    tests_of data
+    packages="--package nsparse-integration-tests"
+else
+    leave_out "data: tests on real data sets run with \`make test-data\`"
+    packages=--workspace
+fi
+
+# shellcheck disable=SC2086
+cargo test --release --locked $packages --features "${features#,}"
+
+if [ -n "$left_out" ]; then
+    echo "Left out on this machine:$left_out"
+fi

@@ -1,14 +1,16 @@
 //! Text to index terms, after Lucene's analyzers of the same names.
 //!
 //! [`Analyzer::English`]: word boundaries of Unicode's UAX #29, possessive `'s` cut off, lower case, Lucene's 33
-//! English stop words out, Snowball's English stemmer. Lucene's `english` has the older Porter stemmer instead
-//! (a few words fold differently: "news" stays "news" here, and is "new" there), and splits tokens of more than
-//! 255 characters, which are left out here. [`Analyzer::Standard`]: word boundaries and lower case only.
+//! English stop words out, Porter's stemmer. [`Analyzer::Standard`]: word boundaries and lower case only.
+//! Two differences are left: Lucene splits tokens of more than 255 characters, which are left out here; and it
+//! takes emoji as words and the version of Unicode that its release was built with.
 
 use tantivy::tokenizer::{
-    Language, LowerCaser, RemoveLongFilter, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream, Tokenizer,
+    Language, LowerCaser, RemoveLongFilter, StopWordFilter, TextAnalyzer, Token, TokenFilter, TokenStream, Tokenizer,
 };
 use unicode_segmentation::UnicodeSegmentation;
+
+use crate::porter;
 
 /// How text becomes terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -34,7 +36,7 @@ impl Analyzer {
             Self::Standard => words.build(),
             Self::English => {
                 let stop = StopWordFilter::new(Language::English).expect("tantivy has English stop words");
-                words.filter(stop).filter(Stemmer::new(Language::English)).build()
+                words.filter(stop).filter(PorterStem).build()
             }
         }
     }
@@ -91,6 +93,50 @@ impl TokenStream for WordStream<'_> {
 
     fn token_mut(&mut self) -> &mut Token {
         self.token
+    }
+}
+
+/// Lucene's `PorterStemFilter`.
+#[derive(Clone)]
+struct PorterStem;
+
+#[derive(Clone)]
+struct PorterTokenizer<T>(T);
+
+struct PorterStream<T>(T);
+
+impl TokenFilter for PorterStem {
+    type Tokenizer<T: Tokenizer> = PorterTokenizer<T>;
+
+    fn transform<T: Tokenizer>(self, tokenizer: T) -> PorterTokenizer<T> {
+        PorterTokenizer(tokenizer)
+    }
+}
+
+impl<T: Tokenizer> Tokenizer for PorterTokenizer<T> {
+    type TokenStream<'a> = PorterStream<T::TokenStream<'a>>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> Self::TokenStream<'a> {
+        PorterStream(self.0.token_stream(text))
+    }
+}
+
+impl<T: TokenStream> TokenStream for PorterStream<T> {
+    fn advance(&mut self) -> bool {
+        if !self.0.advance() {
+            return false;
+        }
+        let token = self.0.token_mut();
+        token.text = porter::stem(&token.text);
+        true
+    }
+
+    fn token(&self) -> &Token {
+        self.0.token()
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        self.0.token_mut()
     }
 }
 

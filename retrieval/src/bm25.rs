@@ -6,8 +6,8 @@
 //! keeps them; a term that the query has twice counts twice. The document's score is the better field's plus
 //! half of the other's. A query's text is only ever analysed: no character in it is an operator.
 //!
-//! Where the figures differ from Lucene's: the stemmer ([`crate::analyzer`]); N and avgdl count all documents,
-//! Lucene's only those that have the field, so the title's weights differ where some documents have no title.
+//! As in Lucene, N and avgdl of a field count the documents that have a term in it. What is left of differences
+//! is in [`crate::analyzer`].
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,10 @@ use rayon::prelude::*;
 use tantivy::collector::TopDocs;
 use tantivy::directory::RamDirectory;
 use tantivy::indexer::SingleSegmentIndexWriter;
-use tantivy::query::{BooleanQuery, BoostQuery, DisjunctionMaxQuery, Occur, Query, TermQuery};
+use tantivy::query::{
+    Bm25StatisticsProvider, BooleanQuery, BoostQuery, DisjunctionMaxQuery, EnableScoring, Occur, Query, TermQuery,
+    Weight,
+};
 use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::{Index, TantivyDocument, Term};
 
@@ -36,7 +39,8 @@ pub struct Bm25Index {
     ids: Vec<String>,
     searcher: tantivy::Searcher,
     analyzer: Analyzer,
-    fields: [Field; 2],
+    /// Title and text, each with the number of documents that have a term in it.
+    fields: Vec<(Field, u64)>,
 }
 
 impl std::fmt::Debug for Bm25Index {
@@ -94,6 +98,17 @@ impl Bm25Index {
         }
         let index = writer.finalize().map_err(failed("finish"))?;
         let searcher = index.reader().map_err(failed("open its reader"))?.searcher();
+        let fields = fields
+            .into_iter()
+            .map(|field| {
+                let mut having = 0;
+                for segment in searcher.segment_readers() {
+                    let lengths = segment.get_fieldnorms_reader(field).map_err(failed("read lengths"))?;
+                    having += (0..segment.max_doc()).filter(|&doc| lengths.fieldnorm(doc) > 0).count() as u64;
+                }
+                Ok((field, having))
+            })
+            .collect::<Result<_>>()?;
         Ok(Self { ids: documents.iter().map(|d| d.id.clone()).collect(), searcher, analyzer, fields })
     }
 
@@ -119,7 +134,7 @@ impl Bm25Index {
         let per_field = self
             .fields
             .iter()
-            .map(|&field| {
+            .map(|&(field, documents)| {
                 let clauses = terms
                     .iter()
                     .map(|(term, &count)| {
@@ -132,7 +147,7 @@ impl Bm25Index {
                         (Occur::Should, counted)
                     })
                     .collect();
-                Box::new(BooleanQuery::new(clauses)) as Box<dyn Query>
+                Box::new(FieldQuery { terms: BooleanQuery::new(clauses), documents }) as Box<dyn Query>
             })
             .collect();
         Some(Box::new(DisjunctionMaxQuery::with_tie_breaker(per_field, TIE_BREAKER)))
@@ -158,9 +173,172 @@ impl Bm25Index {
 
 const TOKENIZER: &str = "words";
 
+/// One field's clauses, weighed by the statistics of the documents that have the field.
+#[derive(Debug, Clone)]
+struct FieldQuery {
+    terms: BooleanQuery,
+    documents: u64,
+}
+
+impl Query for FieldQuery {
+    fn weight(&self, scoring: EnableScoring<'_>) -> tantivy::Result<Box<dyn Weight>> {
+        match scoring {
+            EnableScoring::Enabled { searcher, statistics_provider } => {
+                let statistics = FieldStatistics { inner: statistics_provider, documents: self.documents };
+                self.terms.weight(EnableScoring::enabled_from_statistics_provider(&statistics, searcher))
+            }
+            disabled @ EnableScoring::Disabled { .. } => self.terms.weight(disabled),
+        }
+    }
+}
+
+struct FieldStatistics<'a> {
+    inner: &'a dyn Bm25StatisticsProvider,
+    documents: u64,
+}
+
+impl Bm25StatisticsProvider for FieldStatistics<'_> {
+    fn total_num_tokens(&self, field: Field) -> tantivy::Result<u64> {
+        self.inner.total_num_tokens(field)
+    }
+
+    fn total_num_docs(&self) -> tantivy::Result<u64> {
+        Ok(self.documents)
+    }
+
+    fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
+        self.inner.doc_freq(term)
+    }
+}
+
 impl Searcher for Bm25Index {
     /// Reads the queries' texts; queries run in parallel. Ties stand in index order.
     fn search(&self, queries: &[SearchQuery], depth: usize) -> nsparse_core::Result<Vec<Vec<Hit>>> {
         queries.par_iter().map(|query| Ok(self.top(&query.text, depth)?)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use nsparse_core::NoProgress;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mine::text_queries;
+
+    fn document(id: &str, title: &str, text: &str) -> Document {
+        Document { id: id.to_owned(), title: title.to_owned(), text: text.to_owned() }
+    }
+
+    fn search(index: &Bm25Index, text: &str, depth: usize) -> Vec<(String, f32)> {
+        let query = nsparse_core::beir::Query { id: "q".to_owned(), text: text.to_owned() };
+        let hits = index.search(&text_queries(&[query]), depth).unwrap().remove(0);
+        hits.into_iter().map(|h| (h.id, h.score)).collect()
+    }
+
+    /// BM25 from the formula of the module's documentation, in f64. Lengths stay below 40, where Lucene's
+    /// one-byte lengths are exact.
+    fn plain(documents: &[Document], analyzer: Analyzer, query: &str) -> BTreeMap<String, f64> {
+        let fields: [Vec<Vec<String>>; 2] = [
+            documents.iter().map(|d| analyzer.terms(&d.title)).collect(),
+            documents.iter().map(|d| analyzer.terms(&d.text)).collect(),
+        ];
+        let per_field = fields.map(|texts| {
+            let n = texts.iter().filter(|t| !t.is_empty()).count() as f64;
+            let mean_length = texts.iter().map(Vec::len).sum::<usize>() as f64 / n;
+            let mut scores = vec![None; texts.len()];
+            for term in analyzer.terms(query) {
+                let df = texts.iter().filter(|t| t.contains(&term)).count() as f64;
+                let idf = (1.0 + (n - df + 0.5) / (df + 0.5)).ln();
+                for (score, text) in scores.iter_mut().zip(&texts) {
+                    let tf = text.iter().filter(|t| **t == term).count() as f64;
+                    if tf > 0.0 {
+                        let norm = 1.2 * (1.0 - 0.75 + 0.75 * text.len() as f64 / mean_length);
+                        *score = Some(score.unwrap_or(0.0) + idf * tf * 2.2 / (tf + norm));
+                    }
+                }
+            }
+            scores
+        });
+        let [titles, texts] = per_field;
+        let mut out = BTreeMap::new();
+        for ((document, title), text) in documents.iter().zip(titles).zip(texts) {
+            let both: (f64, f64) = (title.unwrap_or(0.0), text.unwrap_or(0.0));
+            if title.is_some() || text.is_some() {
+                out.insert(document.id.clone(), both.0.max(both.1) + 0.5 * both.0.min(both.1));
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn query_characters_are_no_operators() {
+        let index = Bm25Index::build(
+            &[document("a", "", "sparse retrieval"), document("b", "", "dense retrieval"), document("c", "", "cat")],
+            &NoProgress,
+        )
+        .unwrap();
+        let plain = search(&index, "sparse retrieval", 10);
+        assert_eq!(plain.iter().map(|h| h.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        for text in [
+            "+sparse -retrieval",
+            "text:sparse AND (retrieval",
+            "\"sparse\"~2 [retrieval TO *]^9 {",
+            "sparse\\ retrieval/",
+        ] {
+            let ids: Vec<String> = search(&index, text, 10).into_iter().map(|h| h.0).collect();
+            assert_eq!(ids, ["a", "b"], "{text}");
+        }
+        for nothing in ["", "the of and", "?!", "zebra"] {
+            assert!(search(&index, nothing, 10).is_empty(), "{nothing}");
+        }
+        assert!(search(&index, "cat", 0).is_empty());
+    }
+
+    #[test]
+    fn ties_stand_in_index_order_and_depth_may_exceed_the_corpus() {
+        let documents: Vec<Document> = (0..30).map(|i| document(&format!("d{}", 29 - i), "x", "same words")).collect();
+        let index = Bm25Index::build(&documents, &NoProgress).unwrap();
+        let ids: Vec<String> = search(&index, "words", 7).into_iter().map(|h| h.0).collect();
+        assert_eq!(ids, ["d29", "d28", "d27", "d26", "d25", "d24", "d23"]);
+        assert_eq!(search(&index, "words", usize::MAX).len(), 30);
+    }
+
+    #[test]
+    fn an_empty_corpus_and_a_stop() {
+        let index = Bm25Index::build(&[], &NoProgress).unwrap();
+        assert!(index.is_empty() && search(&index, "words", 5).is_empty());
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let stopped = Bm25Index::build_with(&[document("a", "b", "c")], Analyzer::English, &NoProgress, &cancel);
+        assert!(matches!(stopped, Err(Error::Core(nsparse_core::Error::Cancelled))));
+    }
+
+    fn any_text(most: usize) -> impl Strategy<Value = String> {
+        let words = ["sparse", "dense", "index", "the", "query", "token's", "v2.16", "running", "run", "x"];
+        proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..most).prop_map(|w| w.join(" "))
+    }
+
+    proptest! {
+        /// All scores equal the formula's, empty titles and repeated query terms included.
+        #[test]
+        fn equals_the_formula(
+            texts in proptest::collection::vec((any_text(5), any_text(30)), 1..25),
+            query in any_text(6),
+            english in any::<bool>(),
+        ) {
+            let analyzer = if english { Analyzer::English } else { Analyzer::Standard };
+            let documents: Vec<Document> =
+                texts.iter().enumerate().map(|(i, (title, text))| document(&format!("d{i}"), title, text)).collect();
+            let index = Bm25Index::build_with(&documents, analyzer, &NoProgress, &Cancel::default()).unwrap();
+            let found = search(&index, &query, 100);
+            let expected = plain(&documents, analyzer, &query);
+            prop_assert_eq!(found.len(), expected.len());
+            prop_assert!(found.is_sorted_by(|a, b| a.1 >= b.1));
+            for (id, score) in &found {
+                prop_assert!((f64::from(*score) - expected[id]).abs() < 1e-5 * expected[id].max(1.0), "{id} {score} {}", expected[id]);
+            }
+        }
     }
 }

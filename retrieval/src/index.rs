@@ -150,9 +150,8 @@ impl InvertedIndex {
         if pairs == 0.0 {
             return 0.0;
         }
-        let products: f64 =
-            queries.iter().flat_map(|q| &q.vector.ids).map(|&t| self.document_frequency(t) as f64).sum();
-        products / pairs
+        let products: usize = queries.iter().flat_map(|q| &q.vector.ids).map(|&t| self.document_frequency(t)).sum();
+        products as f64 / pairs
     }
 
     /// The best `depth` documents as (document number, score): score descending, then index order, as Lucene

@@ -11,6 +11,7 @@ pub mod index;
 pub mod lexical;
 pub mod metrics;
 pub mod mine;
+mod porter;
 pub mod significance;
 
 pub use analyzer::Analyzer;

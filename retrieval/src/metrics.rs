@@ -163,7 +163,8 @@ fn one_query(
 
 /// Σ gain / log2(rank + 1) over the first `k` ranks.
 fn dcg(gains: &[i64], k: usize) -> f64 {
-    gains.iter().take(k).enumerate().map(|(i, &g)| g as f64 / ((i + 2) as f64).log2()).sum()
+    // Folded from +0: the sum of no numbers is -0, which a table would show as "-0.0000".
+    gains.iter().take(k).enumerate().fold(0.0, |sum, (i, &g)| sum + g as f64 / ((i + 2) as f64).log2())
 }
 
 #[cfg(test)]
@@ -235,6 +236,7 @@ mod tests {
         ranked.insert("3".to_owned(), Vec::new());
         let e = evaluate(&judged, &ranked, &EvalOptions::default());
         close(&e, "ndcg@10", 1.0 / 3.0);
+        assert!(e.per_query["2"].values().all(|v| v.to_bits() == 0), "no negative zeros");
         assert_eq!((e.missing.as_slice(), e.unjudged, e.queries), (["2".to_owned(), "3".to_owned()].as_slice(), 1, 3));
         assert_eq!(e.values("mrr").unwrap(), [1.0, 0.0, 0.0]);
         let present = evaluate(&judged, &ranked, &EvalOptions { count_missing: false, ..EvalOptions::default() });

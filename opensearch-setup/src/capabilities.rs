@@ -44,6 +44,7 @@ impl Version {
 
 /// What a cluster is and can do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent ability")]
 pub struct Capabilities {
     /// Its release.
     pub version: Version,

@@ -54,7 +54,7 @@ pub enum Auth {
         /// The password.
         password: Secret,
     },
-    /// A token (JWT, OpenID Connect).
+    /// A token (a JSON web token).
     Bearer(Secret),
 }
 

@@ -1,0 +1,285 @@
+//! Checkpoints: parameters, the optimizer's moments and where the run stands. A folder appears whole or not at
+//! all, and is only taken up again by a run of the same recipe and data.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use nsparse_core::files;
+use nsparse_encoder::{ParamSpec, Parameters};
+use serde::{Deserialize, Serialize};
+
+use crate::calibrate::CalibrationReport;
+use crate::config::TrainConfig;
+use crate::evaluate::EvaluationRecord;
+use crate::optimizer::AdamW;
+use crate::{Error, Result};
+
+/// Version of the checkpoint's form.
+const FORMAT: u32 = 1;
+/// Keys that may differ between the run that wrote a checkpoint and the one that goes on from it: they do not
+/// change what is computed.
+const FREE_KEYS: [&str; 4] = ["run.dir", "run.log_every", "checkpoint.every", "checkpoint.keep"];
+
+/// Where a run stands; everything that is not a tensor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Index of the stage among the run's stages; their number when all are done.
+    pub stage: usize,
+    /// Steps of that stage that are done.
+    pub step: usize,
+    /// Steps of all stages that are done.
+    pub total_steps: usize,
+    /// Total steps at the last evaluation, so that a stopped run does not evaluate twice.
+    pub evaluated: Option<usize>,
+    /// The best evaluation so far.
+    pub best: Option<EvaluationRecord>,
+    /// Total steps at the best evaluation.
+    pub best_step: Option<usize>,
+    /// All evaluations.
+    pub evaluations: Vec<EvaluationRecord>,
+    /// What the calibration did, where there was one.
+    pub calibration: Option<CalibrationReport>,
+    /// Cost of each stage so far.
+    pub costs: BTreeMap<String, Cost>,
+}
+
+/// What a stage has cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cost {
+    /// Seconds, without evaluations and checkpoints.
+    pub seconds: f64,
+    /// Documents encoded.
+    pub documents: u64,
+    /// Their tokens.
+    pub tokens: u64,
+}
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    format: u32,
+    nsparse_version: String,
+    /// sha256 of the recipe's keys and values.
+    config_hash: String,
+    config: Vec<(String, String)>,
+    data_fingerprint: String,
+    optimizer_steps: u64,
+    state: State,
+}
+
+/// The folder that a run's checkpoints lie in.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+    config: Vec<(String, String)>,
+    fingerprint: String,
+}
+
+/// A checkpoint read back.
+pub struct Restored {
+    /// Where the run stood.
+    pub state: State,
+    /// The parameters.
+    pub parameters: Parameters,
+    /// First moment, second moment, optimizer steps.
+    pub moments: (Vec<f32>, Vec<f32>, u64),
+}
+
+impl Checkpoints {
+    /// Checkpoints in `folder` of a run with this recipe and data.
+    ///
+    /// # Errors
+    /// If the recipe cannot be written as keys and values.
+    pub fn new(folder: PathBuf, config: &TrainConfig, fingerprint: &str) -> Result<Self> {
+        let config_keys = comparable(config.flat()?);
+        Ok(Self { folder, keep: config.checkpoint.keep, config: config_keys, fingerprint: fingerprint.to_owned() })
+    }
+
+    /// Total steps of the checkpoints that are there, ascending.
+    pub fn steps(&self) -> Vec<usize> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut steps: Vec<usize> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// The folder of one checkpoint.
+    pub fn path(&self, step: usize) -> PathBuf {
+        self.folder.join(format!("step-{step:07}"))
+    }
+
+    /// Writes a checkpoint, then removes old ones: the newest `keep` stay, and the best step's.
+    ///
+    /// # Errors
+    /// If it cannot be written; earlier checkpoints then stay as they are.
+    pub fn save(&self, state: &State, parameters: &Parameters, optimizer: &AdamW, best: Option<usize>) -> Result<()> {
+        let (first, second, optimizer_steps) = optimizer.state();
+        let specs: &[ParamSpec] = parameters.specs();
+        let stored = Stored {
+            format: FORMAT,
+            nsparse_version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_hash: hash(&self.config),
+            config: self.config.clone(),
+            data_fingerprint: self.fingerprint.clone(),
+            optimizer_steps,
+            state: state.clone(),
+        };
+        replace_folder(&self.path(state.total_steps), |folder| {
+            parameters.save(&folder.join("parameters.safetensors"))?;
+            Parameters::save_buffer(specs, first, &folder.join("first_moment.safetensors"))?;
+            Parameters::save_buffer(specs, second, &folder.join("second_moment.safetensors"))?;
+            files::write_json(&folder.join("state.json"), &stored)?;
+            Ok(())
+        })?;
+        let steps = self.steps();
+        for &step in &steps[..steps.len().saturating_sub(self.keep)] {
+            if best != Some(step) {
+                let path = self.path(step);
+                std::fs::remove_dir_all(&path).map_err(|e| nsparse_core::Error::io("remove", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// If it is broken, or of another recipe, other data or another model: the message names what differs.
+    pub fn newest(&self, parameters: &Parameters) -> Result<Option<Restored>> {
+        let Some(&step) = self.steps().last() else { return Ok(None) };
+        let path = self.path(step);
+        let stored: Stored = files::read_json(&path.join("state.json"))?;
+        let refuse = |message: String, hint: &str| {
+            Err(Error::Checkpoint { path: path.clone(), message, hint: hint.to_owned() })
+        };
+        if stored.format != FORMAT {
+            return refuse(
+                format!("its form is {}, this version reads {FORMAT}", stored.format),
+                "go on with the version that wrote it, or begin a new run in another `run.dir`",
+            );
+        }
+        if stored.config_hash != hash(&self.config) {
+            return refuse(
+                format!("it belongs to another recipe: {}", difference(&stored.config, &self.config)),
+                "set the keys back to go on with this run, or begin a new one in another `run.dir`",
+            );
+        }
+        if stored.data_fingerprint != self.fingerprint {
+            return refuse(
+                "the recipe is the same, but the data it names has changed since".to_owned(),
+                "put the old files back to go on, or begin a new run in another `run.dir`",
+            );
+        }
+        let read = |name: &str| -> Result<Parameters> {
+            Ok(Parameters::from_tensors(Parameters::read_tensors(&path.join(name))?)?)
+        };
+        let restored = read("parameters.safetensors")?;
+        if restored.specs() != parameters.specs() {
+            return refuse("its parameters are those of another model".to_owned(), "begin a new run");
+        }
+        let (first, second) = (read("first_moment.safetensors")?, read("second_moment.safetensors")?);
+        if first.specs() != parameters.specs() || second.specs() != parameters.specs() {
+            return refuse("its moments are those of another model".to_owned(), "begin a new run");
+        }
+        Ok(Some(Restored {
+            state: stored.state,
+            parameters: restored,
+            moments: (first.data().to_vec(), second.data().to_vec(), stored.optimizer_steps),
+        }))
+    }
+}
+
+fn comparable(config: Vec<(String, String)>) -> Vec<(String, String)> {
+    config.into_iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str())).collect()
+}
+
+fn hash(config: &[(String, String)]) -> String {
+    let text: String = config.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    files::sha256_bytes(text.as_bytes())
+}
+
+/// The keys in which two recipes differ, the first few with both values.
+fn difference(theirs: &[(String, String)], ours: &[(String, String)]) -> String {
+    let theirs: BTreeMap<&str, &str> = theirs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let ours: BTreeMap<&str, &str> = ours.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let keys: std::collections::BTreeSet<&str> = theirs.keys().chain(ours.keys()).copied().collect();
+    let differing: Vec<String> = keys
+        .into_iter()
+        .filter(|k| theirs.get(k) != ours.get(k))
+        .map(|k| {
+            let show = |side: &BTreeMap<&str, &str>| side.get(k).map_or("(not there)", |v| v).to_owned();
+            format!("`{k}` is {} there and {} here", show(&theirs), show(&ours))
+        })
+        .collect();
+    match differing.len() {
+        0..=3 => differing.join(", "),
+        n => format!("{}, and {} more", differing[..3].join(", "), n - 3),
+    }
+}
+
+/// Fills a new folder beside `path` and puts it in its place; what stood there is removed last.
+///
+/// # Errors
+/// If something cannot be written; what stood at `path` is then still there.
+pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let io = |action: &'static str, at: &Path, e: std::io::Error| Error::from(nsparse_core::Error::io(action, at, e));
+    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let (new, old) = (path.with_file_name(format!(".{name}.new")), path.with_file_name(format!(".{name}.old")));
+    for leftover in [&new, &old] {
+        if leftover.exists() {
+            std::fs::remove_dir_all(leftover).map_err(|e| io("remove", leftover, e))?;
+        }
+    }
+    std::fs::create_dir_all(&new).map_err(|e| io("create", &new, e))?;
+    if let Err(e) = fill(&new) {
+        // The unfinished folder is worth nothing; its removal failing does not matter beside the error itself.
+        let _ = std::fs::remove_dir_all(&new);
+        return Err(e);
+    }
+    if path.exists() {
+        std::fs::rename(path, &old).map_err(|e| io("replace", path, e))?;
+    }
+    std::fs::rename(&new, path).map_err(|e| io("write", path, e))?;
+    if old.exists() {
+        std::fs::remove_dir_all(&old).map_err(|e| io("remove", &old, e))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn differing_keys_are_named() {
+        let a = TrainConfig::parse("model: {path: m}\ndata: {dir: d}\n", &[]).unwrap();
+        let mut b = a.clone();
+        b.run.seed = 7;
+        b.run.dir = "elsewhere".into();
+        let text = difference(&comparable(a.flat().unwrap()), &comparable(b.flat().unwrap()));
+        assert_eq!(text, "`run.seed` is 42 there and 7 here");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step-1");
+        replace_folder(&path, |f| Ok(files::write_bytes(&f.join("a"), b"1")?)).unwrap();
+        let failed = replace_folder(&path, |f| {
+            files::write_bytes(&f.join("a"), b"2")?;
+            Err(Error::config("disk full"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(path.join("a")).unwrap(), b"1");
+        replace_folder(&path, |f| Ok(files::write_bytes(&f.join("a"), b"3")?)).unwrap();
+        assert_eq!(std::fs::read(path.join("a")).unwrap(), b"3");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

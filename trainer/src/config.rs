@@ -1,0 +1,332 @@
+//! A training recipe: YAML with every key known, overrides from the command line, checks that name the key.
+
+use std::path::Path;
+
+use nsparse_core::files;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::sections::{
+    CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, LearningRate, ModelSection,
+    OptimizerSection, RunSection, Teacher, TrainSection, WarmStartSection, When,
+};
+use crate::{Error, Result};
+
+/// A whole recipe.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Where the run lives and what it draws from.
+    pub run: RunSection,
+    /// What is trained.
+    pub model: ModelSection,
+    /// What is learned from.
+    pub data: DataSection,
+    /// The bias of a fresh head.
+    pub calibration: CalibrationSection,
+    /// The stage without labels.
+    pub warm_start: WarmStartSection,
+    /// The contrastive stage.
+    pub train: TrainSection,
+    /// AdamW.
+    pub optimizer: OptimizerSection,
+    /// How the best step is chosen.
+    pub eval: EvalSection,
+    /// What a stopped run goes on from.
+    pub checkpoint: CheckpointSection,
+}
+
+impl TrainConfig {
+    /// Reads a recipe, applies overrides of the form `section.key=value` in order, and checks the whole.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has a key that is not known or a value of another type (with its line), an
+    /// override names no key, or a value cannot be used.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = files::read_text(path)?;
+        Self::parse(&text, overrides).map_err(|e| match e {
+            Error::Config { message, hint } => {
+                Error::Config { message: format!("Unusable recipe `{}`: {message}", path.display()), hint }
+            }
+            other => other,
+        })
+    }
+
+    /// As [`TrainConfig::load`], from the text of a recipe.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::load`].
+    pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
+        let mut config: Self = if text.trim().is_empty() {
+            Self::default()
+        } else {
+            serde_saphyr::from_str(text).map_err(|e| Error::config(e.to_string()))?
+        };
+        for item in overrides {
+            config = config.with_override(item)?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// One override applied: the value is YAML, and is put into the tree of keys before it is typed.
+    fn with_override(&self, item: &str) -> Result<Self> {
+        let Some((key, value)) = item.split_once('=') else {
+            return Err(Error::config_with_hint(
+                format!("`--set {item}` has no `=`"),
+                "write --set section.key=value, such as --set train.steps=100",
+            ));
+        };
+        let key = key.trim();
+        let value: Value = serde_saphyr::from_str(value)
+            .map_err(|e| Error::config(format!("The value of `--set {item}` is not YAML: {e}")))?;
+        let mut tree = serde_json::to_value(self).map_err(|e| Error::config(e.to_string()))?;
+        let mut place = &mut tree;
+        for part in key.split('.') {
+            if place.is_null() {
+                *place = Value::Object(serde_json::Map::new());
+            }
+            let Value::Object(map) = place else {
+                return Err(Error::config(format!("`--set {item}`: nothing lies below a plain value at `{part}`")));
+            };
+            place = map.entry(part.to_owned()).or_insert(Value::Null);
+        }
+        *place = value;
+        serde_json::from_value(tree).map_err(|e| {
+            Error::config_with_hint(format!("`--set {item}`: {e}"), "keys are those of the recipe, joined with dots")
+        })
+    }
+
+    /// The recipe as YAML, every key written out.
+    ///
+    /// # Errors
+    /// If a value cannot be written.
+    pub fn to_yaml(&self) -> Result<String> {
+        serde_saphyr::to_string(self).map_err(|e| Error::config(e.to_string()))
+    }
+
+    /// Writes the resolved recipe.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        files::write_bytes(path, self.to_yaml()?.as_bytes())?;
+        Ok(())
+    }
+
+    /// Whether a contrastive stage is asked for.
+    pub fn has_contrastive(&self) -> bool {
+        self.train.steps != Some(0)
+    }
+
+    /// Checks every value that can be checked without reading data.
+    ///
+    /// # Errors
+    /// The first value that cannot be used, by its key.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`{key}`: {problem}")));
+        let (model, data) = (&self.model, &self.data);
+        match (&model.path, &model.random) {
+            (None, None) => return bad("model", "give `path` (a Hugging Face folder) or `random` (a shape)"),
+            (Some(_), Some(_)) => return bad("model", "give `path` or `random`, not both"),
+            (None, Some(_)) if model.tokenizer.is_none() => {
+                return bad("model.tokenizer", "a random model needs a tokenizer.json");
+            }
+            _ => {}
+        }
+        if data.dir.is_none() && data.rows.is_none() {
+            return bad("data", "give `dir` (a data set), `rows` (training rows), or both");
+        }
+        if data.max_tokens < 3 {
+            return bad("data.max_tokens", "at least 3");
+        }
+        data.template.validate().map_err(|e| Error::config(format!("`data.template`: {e}")))?;
+        self.run.device.parse::<nsparse_encoder::Device>().map_err(|e| Error::config(format!("`run.device`: {e}")))?;
+        let c = &self.calibration;
+        if c.when != When::Never && (c.active_dimensions == 0 || c.documents < 2) {
+            return bad("calibration", "`active_dimensions` must be at least 1, `documents` at least 2");
+        }
+        for (key, value) in [
+            ("run.log_every", self.run.log_every),
+            ("warm_start.batch_documents", self.warm_start.batch_documents),
+            ("train.batch_queries", self.train.batch_queries),
+            ("train.accumulation", self.train.accumulation),
+            ("checkpoint.keep", self.checkpoint.keep),
+        ] {
+            if value == 0 {
+                return bad(key, "at least 1");
+            }
+        }
+        self.validate_rates()?;
+        self.validate_losses()?;
+        if !(0.0..=0.9).contains(&self.eval.fraction) {
+            return bad("eval.fraction", "a share in [0, 0.9]");
+        }
+        Ok(())
+    }
+
+    fn validate_rates(&self) -> Result<()> {
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`{key}`: {problem}")));
+        let (w, t, o) = (&self.warm_start, &self.train, &self.optimizer);
+        for (key, rate) in [("warm_start.learning_rate", &w.learning_rate), ("train.learning_rate", &t.learning_rate)] {
+            let LearningRate { encoder, head } = *rate;
+            if !(encoder.is_finite() && head.is_finite() && encoder >= 0.0 && head >= 0.0 && encoder + head > 0.0) {
+                return bad(key, "both rates must be at least 0, and one of them above");
+            }
+        }
+        for (key, rate) in [("warm_start.dropout", w.dropout), ("train.dropout", t.dropout)] {
+            if !(0.0..1.0).contains(&rate) {
+                return bad(key, "a rate in [0, 1)");
+            }
+        }
+        for (key, value, most) in [
+            ("warm_start.b", w.b, 1.0),
+            ("warm_start.slope_below_zero", w.slope_below_zero, 1.0),
+            ("warm_start.k1", w.k1, 1e3),
+            ("warm_start.other_weight", w.other_weight, 1e3),
+            ("optimizer.weight_decay", o.weight_decay, 1.0),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return bad(key, &format!("a number in [0, {most}]"));
+            }
+        }
+        for (key, value) in [("optimizer.beta1", o.beta1), ("optimizer.beta2", o.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return bad(key, "a number in [0, 1)");
+            }
+        }
+        if o.epsilon <= 0.0 || !o.epsilon.is_finite() {
+            return bad("optimizer.epsilon", "a number above 0");
+        }
+        if o.max_grad_norm.is_some_and(|n| n <= 0.0 || !n.is_finite()) {
+            return bad("optimizer.max_grad_norm", "a number above 0, or null for no clipping");
+        }
+        match (t.steps, t.epochs) {
+            (Some(_), Some(_)) => bad("train", "give `steps` or `epochs`, not both"),
+            (None, Some(e)) if !(e > 0.0 && e.is_finite()) => bad("train.epochs", "a number above 0"),
+            _ => Ok(()),
+        }
+    }
+
+    fn validate_losses(&self) -> Result<()> {
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`train.losses.{key}`: {problem}")));
+        let l = &self.train.losses;
+        for (key, weight) in [
+            ("infonce.weight", l.infonce.weight),
+            ("kl.weight", l.kl.weight),
+            ("margin_mse.weight", l.margin_mse.weight),
+            ("flops.weight", l.flops.weight),
+            ("l1.weight", l.l1.weight),
+            ("lexical.weight", l.lexical.weight),
+        ] {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                return bad(key, "a number of at least 0");
+            }
+        }
+        for (key, temperature) in [("infonce.temperature", l.infonce.temperature), ("kl.temperature", l.kl.temperature)]
+        {
+            if !(temperature > 0.0 && temperature.is_finite()) {
+                return bad(key, "a number above 0");
+            }
+        }
+        if l.kl.weight > 0.0 && l.kl.teacher == Teacher::Rows && l.kl.candidates != Candidates::Own {
+            return bad("kl.candidates", "stored scores cover a row's own documents only: use `own`");
+        }
+        if self.has_contrastive()
+            && l.infonce.weight + l.kl.weight + l.margin_mse.weight + l.lexical.weight == 0.0
+        {
+            return bad("infonce.weight", "every term that learns has weight 0; set one, or `train.steps: 0`");
+        }
+        Ok(())
+    }
+
+    /// All keys with their values, `section.key` → value as JSON, sorted by key.
+    ///
+    /// # Errors
+    /// If a value cannot be written.
+    pub fn flat(&self) -> Result<Vec<(String, String)>> {
+        let tree = serde_json::to_value(self).map_err(|e| Error::config(e.to_string()))?;
+        let mut out = Vec::new();
+        flatten("", &tree, &mut out);
+        out.sort();
+        Ok(out)
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, out);
+            }
+        }
+        other => out.push((prefix.to_owned(), other.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    const SMALL: &str = "model: {path: m}\ndata:\n  dir: d\ntrain:\n  learning_rate: {encoder: 4e-5, head: 1e-4}\n";
+
+    #[test]
+    fn round_trip_through_yaml() {
+        let config = TrainConfig::parse(SMALL, &["eval.fraction=0.25".into(), "train.epochs=2".into()]).unwrap();
+        assert!((config.train.learning_rate.encoder - 4e-5).abs() < 1e-18);
+        assert!((config.eval.fraction - 0.25).abs() < 1e-18);
+        assert_eq!(TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn overrides_reach_every_depth() {
+        let set = |items: &[&str]| {
+            TrainConfig::parse(SMALL, &items.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+        };
+        let c = set(&["train.losses.kl.weight=0.5", "train.losses.flops.weight=1e-4", "run.dir=runs/a b"]).unwrap();
+        assert!((c.train.losses.kl.weight - 0.5).abs() < 1e-18);
+        assert!((c.train.losses.flops.weight - 1e-4).abs() < 1e-18);
+        assert_eq!(c.run.dir.to_str().unwrap(), "runs/a b");
+        assert_eq!(set(&["optimizer.max_grad_norm=null"]).unwrap().optimizer.max_grad_norm, None);
+        let shape = set(&["model.path=null", "model.tokenizer=t.json", "model.random.hidden_size=64"]).unwrap();
+        assert_eq!(shape.model.random.unwrap().hidden_size, 64);
+        for (item, part) in [
+            ("train.stepz=3", "stepz"),
+            ("train.steps=many", "--set train.steps=many"),
+            ("nothing", "has no `=`"),
+            ("run.seed.x=1", "plain value"),
+            ("train.steps=-1", "--set train.steps=-1"),
+        ] {
+            let message = set(&[item]).unwrap_err().to_string();
+            assert!(message.contains(part), "{item}: {message}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let message = TrainConfig::parse("model: {path: m}\ndata:\n  dirr: d\n", &[]).unwrap_err().to_string();
+        assert!(message.contains("dirr") && message.contains('3'), "{message}");
+        let message = TrainConfig::parse("model: {path: m}\ndata: {dir: d}\nteain: {}\n", &[]).unwrap_err().to_string();
+        assert!(message.contains("teain"), "{message}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_key() {
+        for (item, key) in [
+            ("train.dropout=1", "train.dropout"),
+            ("eval.fraction=1", "eval.fraction"),
+            ("train.losses.infonce.temperature=0", "train.losses.infonce.temperature"),
+            ("data.max_tokens=2", "data.max_tokens"),
+            ("run.device=tpu", "run.device"),
+            ("model.random.hidden_size=8", "model"),
+            ("warm_start.b=1.5", "warm_start.b"),
+            ("data.template.pattern='{body}'", "data.template"),
+        ] {
+            let error = TrainConfig::parse(SMALL, &[item.to_owned()]).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{key}`")), "{item}: {error}");
+            assert_eq!(error.fault(), nsparse_core::Fault::Usage);
+        }
+    }
+}

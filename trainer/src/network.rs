@@ -1,0 +1,172 @@
+//! The network as the trainer uses it: documents to weights, and slopes in weights back to parameters.
+
+use nsparse_core::model_dir::Activation;
+use nsparse_core::{Cancel, SparseVector, TokenId};
+use nsparse_encoder::{Backend, Device, Dropout, Forward, Parameters, TokenBatch};
+use rayon::prelude::*;
+
+use crate::data::Documents;
+use crate::{Error, Result};
+
+/// Most tokens of one inference batch.
+const INFERENCE_TOKENS: usize = 4096;
+
+/// A compute backend with what turns its logits into weights.
+pub struct Network {
+    backend: Box<dyn Backend>,
+    /// Vocabulary entries (V), as the model's embedding table has them.
+    pub vocab: usize,
+    /// How a pooled logit becomes a weight.
+    pub activation: Activation,
+    /// One flag an entry: it never carries weight.
+    pub zeroed: Vec<bool>,
+}
+
+/// Document vectors of a batch with what their backward needs.
+pub struct Encoded {
+    forward: Forward,
+    batch: TokenBatch,
+    /// `[N, V]`: activated weights, zeroed entries at 0.
+    pub weights: Vec<f32>,
+}
+
+impl Encoded {
+    /// `[N, V]`: pooled logits before activation.
+    pub fn pooled(&self) -> &[f32] {
+        &self.forward.pooled
+    }
+}
+
+impl Network {
+    /// A network of a model's shape on a device. `zeroed`: ids without weight; entries that the tokenizer does
+    /// not name (models pad their table) join them.
+    ///
+    /// # Errors
+    /// If the device is not there.
+    pub fn new(
+        config: &nsparse_encoder::BertConfig,
+        device: Device,
+        activation: Activation,
+        zeroed_ids: &[TokenId],
+        named: usize,
+    ) -> Result<Self> {
+        let backend = nsparse_encoder::create(config, device)?;
+        let mut zeroed = vec![false; config.vocab_size];
+        for &id in zeroed_ids {
+            if let Some(flag) = zeroed.get_mut(id as usize) {
+                *flag = true;
+            }
+        }
+        if let Some(unnamed) = zeroed.get_mut(named..) {
+            unnamed.fill(true);
+        }
+        Ok(Self { backend, vocab: config.vocab_size, activation, zeroed })
+    }
+
+    /// Encodes documents of the store; dropout masks are keyed by their numbers. With `keep` a backward can
+    /// follow.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn encode(
+        &self,
+        parameters: &Parameters,
+        documents: &Documents,
+        numbers: &[usize],
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<Encoded> {
+        let texts: Vec<&[TokenId]> = numbers.iter().map(|&n| documents.window(n)).collect();
+        let mut batch = TokenBatch::new(&texts);
+        batch.document_keys = numbers.iter().map(|&n| n as u64).collect();
+        let forward = self.backend.forward(parameters, &batch, dropout, keep)?;
+        let weights = self.activate(&forward.pooled);
+        Ok(Encoded { forward, batch, weights })
+    }
+
+    /// Weights of pooled logits `[N, V]`.
+    pub fn activate(&self, pooled: &[f32]) -> Vec<f32> {
+        let mut weights = vec![0.0; pooled.len()];
+        let (activation, zeroed) = (self.activation, &self.zeroed);
+        weights.par_chunks_exact_mut(self.vocab).zip(pooled.par_chunks_exact(self.vocab)).for_each(|(out, row)| {
+            for ((w, &v), &zeroed) in out.iter_mut().zip(row).zip(zeroed) {
+                // A logit that is not a number must show in the loss, not vanish.
+                if !zeroed && (v > 0.0 || v.is_nan()) {
+                    *w = if v.is_nan() { v } else { activation.apply(v) };
+                }
+            }
+        });
+        weights
+    }
+
+    /// Adds the parameters' gradient, given dL/d weight `[N, V]` (turned into dL/d pooled logit in place) and
+    /// slopes that act on the pooled logits directly.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn backward(
+        &self,
+        parameters: &Parameters,
+        encoded: Encoded,
+        mut slopes: Vec<f32>,
+        below: Option<&[f32]>,
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        let (activation, zeroed) = (self.activation, &self.zeroed);
+        slopes
+            .par_chunks_exact_mut(self.vocab)
+            .zip(encoded.forward.pooled.par_chunks_exact(self.vocab))
+            .for_each(|(row, pooled)| {
+                for ((slope, &v), &zeroed) in row.iter_mut().zip(pooled).zip(zeroed) {
+                    *slope = if zeroed || *slope == 0.0 { 0.0 } else { *slope * activation.derivative(v) };
+                }
+            });
+        if let Some(below) = below {
+            for (slope, b) in slopes.iter_mut().zip(below) {
+                *slope += b;
+            }
+        }
+        let Encoded { forward, batch, .. } = encoded;
+        self.backend.backward(parameters, &batch, forward, &slopes, gradient)?;
+        Ok(())
+    }
+
+    /// Sparse vectors of documents of the store, in the order given, without dropout.
+    ///
+    /// # Errors
+    /// If the device fails, a weight is not finite, or the user asked to stop.
+    pub fn vectors(
+        &self,
+        parameters: &Parameters,
+        documents: &Documents,
+        numbers: &[usize],
+        cancel: &Cancel,
+        mut done: impl FnMut(usize),
+    ) -> Result<Vec<SparseVector>> {
+        let mut order: Vec<usize> = (0..numbers.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(documents.window(numbers[i]).len()));
+        let mut out = vec![SparseVector::default(); numbers.len()];
+        let mut start = 0;
+        while start < order.len() {
+            cancel.check()?;
+            // The first is the longest of its batch.
+            let longest = documents.window(numbers[order[start]]).len();
+            let count = (INFERENCE_TOKENS / longest).max(1).min(order.len() - start);
+            let places = &order[start..start + count];
+            let batch: Vec<usize> = places.iter().map(|&i| numbers[i]).collect();
+            let encoded = self.encode(parameters, documents, &batch, None, false)?;
+            for (row, &place) in encoded.weights.chunks_exact(self.vocab).zip(places) {
+                if row.iter().any(|w| !w.is_finite()) {
+                    return Err(Error::Encoder(nsparse_encoder::Error::Model(format!(
+                        "the document `{}` gets weights that are not finite numbers",
+                        documents.id(numbers[place])
+                    ))));
+                }
+                out[place] = SparseVector::from_dense(row);
+            }
+            start += count;
+            done(count);
+        }
+        Ok(out)
+    }
+}

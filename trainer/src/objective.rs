@@ -1,0 +1,138 @@
+//! The weighted sum of losses and penalties that the contrastive stage minimises, with its slopes in the document
+//! vectors.
+
+use nsparse_core::SparseVector;
+
+use crate::batches::{Batch, BatchQuery};
+use crate::data::TrainingQuery;
+use crate::losses::{CandidateSet, Scores, TeacherRow, infonce, kl, margin_mse};
+use crate::optimizer::quadratic_ramp;
+use crate::regularisers::{LexicalTerm, active, flops, l1};
+use crate::sections::{Candidates, LossSection, Teacher};
+use crate::stage::StepOutcome;
+use crate::warm_start::LexicalTargets;
+
+/// The terms with what they need to know.
+pub struct Objective<'a> {
+    /// Weights and temperatures.
+    pub losses: &'a LossSection,
+    /// All queries, by number.
+    pub queries: &'a [TrainingQuery],
+    /// The lexical teacher.
+    pub targets: LexicalTargets<'a>,
+    /// The lexical term's own settings.
+    pub lexical: LexicalTerm,
+}
+
+/// Value and slopes of a batch.
+pub struct Slopes {
+    /// Loss and parts.
+    pub outcome: StepOutcome,
+    /// dL/d weight, `[N, V]`.
+    pub weights: Vec<f32>,
+    /// Slopes that act on the pooled logits directly, `[N, V]`, where there are any.
+    pub below: Option<Vec<f32>>,
+}
+
+impl Objective<'_> {
+    /// Evaluates a batch's document vectors `[N, V]` at a 0-based step; everything is multiplied by `share`,
+    /// the batch's part of the step, but for the reported values.
+    pub fn evaluate(&self, batch: &Batch, weights: &[f32], vocab: usize, step: usize, share: f64) -> Slopes {
+        let queries: Vec<&SparseVector> = batch.queries.iter().map(|q| &self.queries[q.query].vector).collect();
+        let scores = Scores::of(&queries, weights, vocab);
+        let mut by_score = Scores::zeros(scores.queries, scores.documents);
+        let mut slopes = vec![0.0f32; weights.len()];
+        let mut below = None;
+        let mut outcome = StepOutcome {
+            documents: batch.documents.len(),
+            active: weights.chunks_exact(vocab).map(active).sum(),
+            ..StepOutcome::default()
+        };
+        let mut report = |name, value: f64, weight: f64| {
+            outcome.parts.insert(name, value);
+            outcome.loss += weight * value;
+        };
+        let l = self.losses;
+        let needs_targets = l.lexical.weight > 0.0
+            || (l.kl.weight > 0.0 && l.kl.teacher == Teacher::Lexical)
+            || (l.margin_mse.weight > 0.0 && l.margin_mse.teacher == Teacher::Lexical);
+        let targets: Vec<SparseVector> =
+            if needs_targets { batch.documents.iter().map(|&d| self.targets.of(d)).collect() } else { Vec::new() };
+
+        if l.infonce.weight > 0.0 {
+            let sets: Vec<Option<CandidateSet>> =
+                (0..batch.queries.len()).map(|b| batch.candidates(b, l.infonce.candidates)).collect();
+            let loss = infonce(&scores, &sets, l.infonce.temperature);
+            report("infonce", loss.value, l.infonce.weight);
+            by_score.add_scaled(&loss.gradient, l.infonce.weight);
+        }
+        if l.kl.weight > 0.0 {
+            let rows = self.teacher(batch, &queries, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
+            let loss = kl(&scores, &rows, l.kl.temperature, l.kl.scaled);
+            report("kl", loss.value, l.kl.weight);
+            by_score.add_scaled(&loss.gradient, l.kl.weight);
+        }
+        if l.margin_mse.weight > 0.0 {
+            let m = &l.margin_mse;
+            let rows = self.teacher(batch, &queries, &targets, m.teacher, Candidates::Own, m.teacher_scale);
+            let loss = margin_mse(&scores, &rows);
+            report("margin_mse", loss.value, m.weight);
+            by_score.add_scaled(&loss.gradient, m.weight);
+        }
+        for slope in &mut by_score.values {
+            *slope *= share;
+        }
+        by_score.backward_documents(&queries, &mut slopes, vocab);
+        if l.flops.weight > 0.0 {
+            let lambda = quadratic_ramp(l.flops.weight, step, l.flops.ramp_steps);
+            let value = flops(weights, vocab, l.flops.spare_below, lambda * share, &mut slopes);
+            report("flops", value, lambda);
+        }
+        if l.l1.weight > 0.0 {
+            let value = l1(weights, vocab, l.l1.weight * share, &mut slopes);
+            report("l1", value, l.l1.weight);
+        }
+        if l.lexical.weight > 0.0 {
+            let targets: Vec<&SparseVector> = targets.iter().collect();
+            let at = below.insert(vec![0.0f32; weights.len()]);
+            let value = self.lexical.add(weights, vocab, &targets, l.lexical.weight * share, &mut slopes, at);
+            report("lexical", value, l.lexical.weight);
+        }
+        outcome.lambda = (l.flops.weight > 0.0).then(|| quadratic_ramp(l.flops.weight, step, l.flops.ramp_steps));
+        Slopes { outcome, weights: slopes, below }
+    }
+
+    fn teacher(
+        &self,
+        batch: &Batch,
+        queries: &[&SparseVector],
+        targets: &[SparseVector],
+        teacher: Teacher,
+        candidates: Candidates,
+        scale: f64,
+    ) -> Vec<Option<TeacherRow>> {
+        let own = |q: &BatchQuery| -> Vec<usize> { q.positive.into_iter().chain(q.others.iter().copied()).collect() };
+        batch
+            .queries
+            .iter()
+            .enumerate()
+            .map(|(b, q)| match teacher {
+                Teacher::Rows => (q.scores.len() == q.others.len() && !q.scores.is_empty()).then(|| TeacherRow {
+                    columns: q.others.clone(),
+                    scores: q.scores.iter().map(|&s| scale * f64::from(s)).collect(),
+                }),
+                Teacher::Lexical => {
+                    let columns = match candidates {
+                        Candidates::Own => own(q),
+                        Candidates::Batch => (0..batch.documents.len()).collect(),
+                        Candidates::HardNegatives => {
+                            batch.candidates(b, candidates).map_or_else(|| own(q), |set| set.columns)
+                        }
+                    };
+                    let scores = columns.iter().map(|&c| scale * queries[b].dot(&targets[c])).collect();
+                    (columns.len() > 1).then_some(TeacherRow { columns, scores })
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,470 @@
+//! The sections of a recipe, with their defaults. A key that is not listed here is an error.
+
+use std::path::PathBuf;
+
+use nsparse_core::model_dir::Activation;
+use nsparse_core::{DocumentTemplate, IdfFormula};
+use serde::{Deserialize, Serialize};
+
+/// `run`: where the run lives and what it draws from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunSection {
+    /// The run's folder; made if it is not there.
+    pub dir: PathBuf,
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// `cpu`, `cpu-reference`, `cuda` or `cuda:N`.
+    pub device: String,
+    /// Every so many steps a line goes to `metrics.jsonl`; at least 1.
+    pub log_every: usize,
+}
+
+impl Default for RunSection {
+    fn default() -> Self {
+        Self { dir: PathBuf::from("runs/default"), seed: 42, device: "cpu".to_owned(), log_every: 1 }
+    }
+}
+
+/// `model`: a Hugging Face folder, or the shape of a new model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSection {
+    /// A folder with `config.json`, `model.safetensors`, `tokenizer.json`.
+    pub path: Option<PathBuf>,
+    /// Instead of `path`: the shape of a model with random weights.
+    pub random: Option<RandomModel>,
+    /// `tokenizer.json`; needed with `random`, else the one in `path` is used.
+    pub tokenizer: Option<PathBuf>,
+    /// How a pooled logit becomes a weight.
+    pub activation: Activation,
+}
+
+/// `model.random`: the shape of a new BERT; its vocabulary is the tokenizer's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RandomModel {
+    /// Width of a hidden state.
+    pub hidden_size: usize,
+    /// Encoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Most positions of a text.
+    pub max_position_embeddings: usize,
+    /// Standard deviation of new weights.
+    pub initializer_range: f64,
+}
+
+impl Default for RandomModel {
+    fn default() -> Self {
+        Self {
+            hidden_size: 128,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            intermediate_size: 512,
+            max_position_embeddings: 512,
+            initializer_range: 0.02,
+        }
+    }
+}
+
+/// `data`: what is learned from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// A data set in BEIR's three-file form.
+    pub dir: Option<PathBuf>,
+    /// The split whose judgments are trained on.
+    pub split: String,
+    /// Training rows (jsonl), as `nsparse mine` writes them. Without them the pairs are the split's judgments.
+    pub rows: Option<PathBuf>,
+    /// Most tokens of a document that are read, special tokens included; at least 3.
+    pub max_tokens: usize,
+    /// How a document's fields become the text that is encoded.
+    pub template: DocumentTemplate,
+    /// Where query weights come from.
+    pub idf: IdfSection,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            split: "train".to_owned(),
+            rows: None,
+            max_tokens: 256,
+            template: DocumentTemplate::default(),
+            idf: IdfSection::default(),
+        }
+    }
+}
+
+/// `data.idf`: a table at hand, or the formula by which one is made from the corpus.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdfSection {
+    /// `bm25` or `smooth`; not used where `file` is given.
+    pub formula: IdfFormula,
+    /// An `idf.json` made before.
+    pub file: Option<PathBuf>,
+}
+
+/// When the head's bias is calibrated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// If the head is freshly made, or the whole model is.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `calibration`: the bias of a fresh head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CalibrationSection {
+    /// `auto` (if the head is new), `always`, `never`.
+    pub when: When,
+    /// How many weights of a document shall be above zero on average.
+    pub active_dimensions: usize,
+    /// How many documents it is set on.
+    pub documents: usize,
+}
+
+impl Default for CalibrationSection {
+    fn default() -> Self {
+        Self { when: When::Auto, active_dimensions: 150, documents: 128 }
+    }
+}
+
+/// Peak learning rates of the two parts of the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearningRate {
+    /// Embeddings and layers (the tied decoder is the word embedding).
+    pub encoder: f64,
+    /// The head's transform, norm and bias.
+    pub head: f64,
+}
+
+/// How the learning rate goes on after the warmup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Straight down to 0 at the stage's end.
+    #[default]
+    Linear,
+    /// Not at all.
+    Constant,
+}
+
+/// `warm_start`: the stage without labels: document weights learn BM25's tf part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WarmStartSection {
+    /// Optimizer steps; 0 leaves the stage out.
+    pub steps: usize,
+    /// Documents a step.
+    pub batch_documents: usize,
+    /// Documents in memory at once; 0: all of the step's.
+    pub micro_batch: usize,
+    /// Peak learning rates.
+    pub learning_rate: LearningRate,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: usize,
+    /// What follows the warmup.
+    pub decay: Decay,
+    /// Dropout rate after embeddings, attention and feed-forward, and on attention; in [0, 1).
+    pub dropout: f32,
+    /// BM25's k1.
+    pub k1: f64,
+    /// BM25's b.
+    pub b: f64,
+    /// Weight of the squared error of tokens that are not in the text, whose target is 0.
+    pub other_weight: f64,
+    /// Slope of the activation below zero for tokens of the text, in [0, 1]: without one a token that starts
+    /// inactive is never learned.
+    pub slope_below_zero: f64,
+}
+
+impl Default for WarmStartSection {
+    fn default() -> Self {
+        Self {
+            steps: 80,
+            batch_documents: 16,
+            micro_batch: 0,
+            learning_rate: LearningRate { encoder: 1e-4, head: 1e-3 },
+            warmup_steps: 8,
+            decay: Decay::Linear,
+            dropout: 0.0,
+            k1: 1.2,
+            b: 0.75,
+            other_weight: 0.1,
+            slope_below_zero: 1.0,
+        }
+    }
+}
+
+/// `train`: the contrastive stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainSection {
+    /// Optimizer steps; 0 leaves the stage out. Give this or `epochs`.
+    pub steps: Option<usize>,
+    /// Passes over the training rows. Give this or `steps`; 1 if neither is given.
+    pub epochs: Option<f64>,
+    /// Queries a batch.
+    pub batch_queries: usize,
+    /// Hard negatives a query; a row with fewer gives what it has.
+    pub negatives: usize,
+    /// Batches a step, their gradients averaged. In-batch documents are those of one batch.
+    pub accumulation: usize,
+    /// Documents in memory at once; 0: all of the batch's. With fewer the batch is encoded twice (gradient
+    /// cache): the result is the same, memory is bounded.
+    pub micro_batch: usize,
+    /// Peak learning rates.
+    pub learning_rate: LearningRate,
+    /// Steps over which the rate rises from 0.
+    pub warmup_steps: usize,
+    /// What follows the warmup.
+    pub decay: Decay,
+    /// Dropout rate after embeddings, attention and feed-forward, and on attention; in [0, 1).
+    pub dropout: f32,
+    /// What is minimised: the weighted sum.
+    pub losses: LossSection,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            epochs: None,
+            batch_queries: 16,
+            negatives: 1,
+            accumulation: 1,
+            micro_batch: 0,
+            learning_rate: LearningRate { encoder: 2e-5, head: 2e-5 },
+            warmup_steps: 10,
+            decay: Decay::Linear,
+            dropout: 0.1,
+            losses: LossSection::default(),
+        }
+    }
+}
+
+/// Which documents a query's scores are compared over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Candidates {
+    /// Every document of the batch, but for other known positives of the query.
+    #[default]
+    Batch,
+    /// The query's positive and every hard negative of the batch; other queries' positives are left out.
+    HardNegatives,
+    /// The query's own positive and hard negatives.
+    Own,
+}
+
+/// Where teacher scores come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Teacher {
+    /// BM25 over word pieces: the query's idf times the warm start's targets.
+    #[default]
+    Lexical,
+    /// `scores` of the training rows; only their own documents have one.
+    Rows,
+}
+
+/// `train.losses`: each term with its weight; a weight of 0 switches it off.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossSection {
+    /// Cross entropy of the positive among the candidates.
+    pub infonce: InfoNceSection,
+    /// Kullback–Leibler divergence from a teacher.
+    pub kl: KlSection,
+    /// Squared error of score margins against a teacher.
+    pub margin_mse: MarginMseSection,
+    /// Penalty on the expected cost of scoring: sparsity that is even over tokens.
+    pub flops: FlopsSection,
+    /// Penalty on the sum of weights.
+    pub l1: L1Section,
+    /// The warm start's loss, kept as a small term so that it is not forgotten.
+    pub lexical: LexicalSection,
+}
+
+/// `train.losses.infonce`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InfoNceSection {
+    /// Weight of the term.
+    pub weight: f64,
+    /// Scores are divided by it.
+    pub temperature: f64,
+    /// Over which documents.
+    pub candidates: Candidates,
+}
+
+impl Default for InfoNceSection {
+    fn default() -> Self {
+        Self { weight: 1.0, temperature: 1.0, candidates: Candidates::Batch }
+    }
+}
+
+/// `train.losses.kl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KlSection {
+    /// Weight of the term.
+    pub weight: f64,
+    /// Both score sets are divided by it.
+    pub temperature: f64,
+    /// Whether the term is multiplied by the temperature squared.
+    pub scaled: bool,
+    /// Teacher scores are multiplied by it first.
+    pub teacher_scale: f64,
+    /// Where teacher scores come from.
+    pub teacher: Teacher,
+    /// Over which documents; with `rows` only `own`.
+    pub candidates: Candidates,
+}
+
+impl Default for KlSection {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            temperature: 1.0,
+            scaled: false,
+            teacher_scale: 1.0,
+            teacher: Teacher::Lexical,
+            candidates: Candidates::Own,
+        }
+    }
+}
+
+/// `train.losses.margin_mse`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MarginMseSection {
+    /// Weight of the term.
+    pub weight: f64,
+    /// Teacher scores are multiplied by it first.
+    pub teacher_scale: f64,
+    /// Where teacher scores come from.
+    pub teacher: Teacher,
+}
+
+impl Default for MarginMseSection {
+    fn default() -> Self {
+        Self { weight: 0.0, teacher_scale: 1.0, teacher: Teacher::Lexical }
+    }
+}
+
+/// `train.losses.flops`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlopsSection {
+    /// Weight at the end of the ramp (λ).
+    pub weight: f64,
+    /// Steps T of the quadratic ramp `λ·min(1, (t+1)/T)²`; 0: λ from the first step on.
+    pub ramp_steps: usize,
+    /// Documents with at most so many active dimensions are left out of the penalty; 0: none is.
+    pub spare_below: usize,
+}
+
+impl Default for FlopsSection {
+    fn default() -> Self {
+        Self { weight: 1e-3, ramp_steps: 0, spare_below: 0 }
+    }
+}
+
+/// `train.losses.l1`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct L1Section {
+    /// Weight of the term.
+    pub weight: f64,
+}
+
+/// `train.losses.lexical`; k1, b and the weight of other tokens are the warm start's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LexicalSection {
+    /// Weight of the term.
+    pub weight: f64,
+}
+
+/// `optimizer`: AdamW, for both stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerSection {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Whether biases and norms decay as well.
+    pub decay_all: bool,
+    /// Largest global norm of the gradient; `null`: no clipping.
+    pub max_grad_norm: Option<f64>,
+}
+
+impl Default for OptimizerSection {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            decay_all: false,
+            max_grad_norm: Some(1.0),
+        }
+    }
+}
+
+/// `eval`: how the best step is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSection {
+    /// Share of the training queries that is held out, drawn by the seed; 0: no evaluation.
+    pub fraction: f64,
+    /// Every so many steps of the contrastive stage; 0: only before and after it.
+    pub every: usize,
+    /// Documents that are encoded for it: the judged ones and the mined negatives of the held-out queries, filled
+    /// up with others drawn by the seed; 0: the whole corpus.
+    pub documents: usize,
+    /// The metric that decides, as `nsparse eval` names it.
+    pub metric: String,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self { fraction: 0.2, every: 0, documents: 1000, metric: "ndcg@10".to_owned() }
+    }
+}
+
+/// `checkpoint`: what a stopped run goes on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointSection {
+    /// Every so many steps; 0: only when the run is stopped.
+    pub every: usize,
+    /// The newest so many are kept, at least 1; the best step's stays as well.
+    pub keep: usize,
+}
+
+impl Default for CheckpointSection {
+    fn default() -> Self {
+        Self { every: 100, keep: 2 }
+    }
+}

@@ -1,0 +1,114 @@
+//! A tiny world to train in: a WordPiece tokenizer over made-up words, a data set in BEIR's form, and training
+//! rows.
+#![allow(clippy::unwrap_used, dead_code, reason = "a test may panic, and not every test file uses everything")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use nsparse_core::rows::{self, TrainingRow};
+use nsparse_trainer::TrainConfig;
+
+/// Words of the made-up language.
+pub(crate) const WORDS: usize = 60;
+/// Documents of the data set.
+pub(crate) const DOCUMENTS: usize = 40;
+/// Queries with judgments.
+pub(crate) const QUERIES: usize = 20;
+
+/// Word `i`: letters only, so that the tokenizer keeps it whole.
+pub(crate) fn word(i: usize) -> String {
+    let letters = b"abcdefghij";
+    format!("w{}{}", letters[i / 10] as char, letters[i % 10] as char)
+}
+
+/// The words of document `d`: five of its own topic, then common ones.
+fn document(d: usize) -> Vec<usize> {
+    let mut words: Vec<usize> = (0..5).map(|k| (d * 7 + k * 11) % 50).collect();
+    words.extend([50 + d % 10, 50 + (d / 3) % 10, (d * 7) % 50]);
+    words
+}
+
+/// Writes `tokenizer.json`, `data/` and `rows.jsonl` into a folder.
+pub(crate) fn world(folder: &Path) -> PathBuf {
+    let mut vocab: Vec<String> =
+        ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."].iter().map(|s| (*s).to_owned()).collect();
+    vocab.extend((0..WORDS).map(word));
+    let entries: serde_json::Map<String, serde_json::Value> =
+        vocab.iter().enumerate().map(|(i, t)| (t.clone(), i.into())).collect();
+    let special = |id: usize, content: &str| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "[PAD]"), special(2, "[UNK]"), special(3, "[CLS]"), special(4, "[SEP]"), special(5, "[MASK]")],
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": entries},
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+
+    let data = folder.join("data");
+    std::fs::create_dir_all(data.join("qrels")).unwrap();
+    let text = |words: &[usize]| words.iter().map(|&w| word(w)).collect::<Vec<_>>().join(" ");
+    let (mut corpus, mut queries, mut qrels) = (String::new(), String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
+    for d in 0..DOCUMENTS {
+        let words = document(d);
+        let line = serde_json::json!({"_id": format!("d{d}"), "title": text(&words[..2]), "text": text(&words[2..])});
+        writeln!(corpus, "{line}").unwrap();
+    }
+    let query = |q: usize| text(&document(2 * q)[1..3]);
+    let mut mined = Vec::new();
+    for q in 0..QUERIES {
+        writeln!(queries, "{}", serde_json::json!({"_id": format!("q{q}"), "text": query(q)})).unwrap();
+        writeln!(qrels, "q{q}\td{}\t1", 2 * q).unwrap();
+        let negatives = [(2 * q + 1) % DOCUMENTS, (2 * q + 13) % DOCUMENTS];
+        mined.push(TrainingRow {
+            query: query(q),
+            pos: Some(text(&document(2 * q))),
+            negs: negatives.iter().map(|&n| text(&document(n))).collect(),
+            query_id: Some(format!("q{q}")),
+            pos_id: Some(format!("d{}", 2 * q)),
+            neg_ids: negatives.iter().map(|n| format!("d{n}")).collect(),
+            ..TrainingRow::default()
+        });
+    }
+    std::fs::write(data.join("corpus.jsonl"), corpus).unwrap();
+    std::fs::write(data.join("queries.jsonl"), queries).unwrap();
+    std::fs::write(data.join("qrels/train.tsv"), qrels).unwrap();
+    rows::write(&folder.join("rows.jsonl"), &mined).unwrap();
+    folder.to_path_buf()
+}
+
+/// A recipe for that world; overrides come on top.
+pub(crate) fn recipe(world: &Path, run: &str, overrides: &[&str]) -> TrainConfig {
+    let text = format!(
+        r"
+run: {{dir: {world}/{run}, seed: 5}}
+model:
+  random: {{hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32, max_position_embeddings: 16}}
+  tokenizer: {world}/tokenizer.json
+data: {{dir: {world}/data, rows: {world}/rows.jsonl, max_tokens: 12}}
+calibration: {{active_dimensions: 12, documents: 16}}
+warm_start: {{steps: 12, batch_documents: 8, learning_rate: {{encoder: 5e-3, head: 1e-2}}, warmup_steps: 2, dropout: 0.1}}
+train:
+  steps: 10
+  batch_queries: 4
+  negatives: 1
+  learning_rate: {{encoder: 2e-3, head: 2e-3}}
+  warmup_steps: 2
+  dropout: 0.1
+  losses:
+    infonce: {{weight: 1.0, temperature: 2.0}}
+    kl: {{weight: 0.5, temperature: 2.0, teacher: lexical, candidates: batch}}
+    flops: {{weight: 1e-3, ramp_steps: 5}}
+    lexical: {{weight: 0.1}}
+eval: {{fraction: 0.2, every: 4, documents: 30}}
+checkpoint: {{every: 3, keep: 2}}
+",
+        world = world.display(),
+    );
+    let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+    TrainConfig::parse(&text, &overrides).unwrap()
+}

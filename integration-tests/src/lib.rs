@@ -1,6 +1,7 @@
 //! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.
 
 pub mod djl;
-pub mod random_model;
 pub mod golden;
 pub mod node;
+pub mod random_model;
+pub mod standin;

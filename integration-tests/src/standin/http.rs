@@ -1,0 +1,181 @@
+//! The server around the stand-in and the replay: one thread, loopback only, stopped when dropped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State as Shared};
+use axum::response::Response;
+use serde_json::Value;
+
+use super::replay::Script;
+use super::rewrite;
+use super::state::{Routed, State};
+use super::{Reply, Strike};
+
+/// OpenSearch's `http.max_content_length`.
+const MAX_BODY: usize = 100 << 20;
+
+/// Who answers.
+#[derive(Clone)]
+pub(super) enum Handler {
+    /// The stand-in, with a node behind it or alone.
+    StandIn {
+        /// Its state.
+        state: Arc<Mutex<State>>,
+        /// The node behind it.
+        upstream: Option<String>,
+    },
+    /// Recorded answers in their order.
+    Replay(Arc<Mutex<Script>>),
+}
+
+/// One request, read whole.
+pub(super) struct Incoming {
+    pub(super) method: String,
+    /// Path without the query string.
+    pub(super) path: String,
+    /// The query string; empty where there is none.
+    pub(super) query: String,
+    pub(super) content_type: String,
+    pub(super) body: Bytes,
+}
+
+impl Incoming {
+    /// The body as JSON; null where it is none.
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// Path and query as they were sent.
+    pub(super) fn target(&self) -> String {
+        if self.query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, self.query) }
+    }
+}
+
+/// A running server.
+pub(super) struct Server {
+    pub(super) url: String,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(super) fn start(handler: Handler) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on the loopback interface");
+        listener.set_nonblocking(true).expect("a socket can be made non-blocking");
+        let url = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime for the server");
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime takes the socket");
+                let router = Router::new().fallback(answer).with_state(handler);
+                let served = std::future::IntoFuture::into_future(axum::serve(listener, router));
+                tokio::select! {
+                    result = served => result.expect("the server runs until it is stopped"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { url, stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread is gone already where it panicked.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn answer(Shared(handler): Shared<Handler>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let content_type = parts.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return render(&Reply::error(413, "content_too_long_exception", "entity content is too long"));
+    };
+    let incoming = Incoming {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        content_type,
+        body,
+    };
+    match handler {
+        Handler::Replay(script) => render(&script.lock().unwrap_or_else(PoisonError::into_inner).answer(&incoming)),
+        Handler::StandIn { state, upstream } => stand_in(&state, upstream.as_deref(), incoming).await,
+    }
+}
+
+async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: Incoming) -> Response {
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let struck = lock().log(&incoming);
+    let injected = Reply::error(500, "exception", "injected failure");
+    if struck == Some(Strike::Before) {
+        return render(&injected);
+    }
+    let routed = lock().route(&incoming);
+    let response = match routed {
+        Routed::Answer(reply) => render(&reply),
+        Routed::Upstream => match upstream {
+            None => render(&lock().fake_node(&incoming)),
+            Some(url) => pass_on(state, url, incoming).await,
+        },
+    };
+    if struck == Some(Strike::After) { render(&injected) } else { response }
+}
+
+/// Sends a request to the node behind, with `neural_sparse` clauses rewritten.
+async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Response {
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let rewritten = {
+        let state = lock();
+        rewrite::body(&state, &incoming)
+    };
+    let body = match rewritten {
+        Ok(body) => body,
+        Err(reply) => return render(&reply),
+    };
+    let method = reqwest::Method::from_bytes(incoming.method.as_bytes()).expect("axum has parsed the method");
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client without a proxy");
+    let mut request = client.request(method, format!("{url}{}", incoming.target()));
+    if !incoming.content_type.is_empty() {
+        request = request.header("content-type", &incoming.content_type);
+    }
+    let answer = match request.body(body).send().await {
+        Ok(answer) => answer,
+        Err(e) => return render(&Reply::error(502, "exception", &format!("the node behind does not answer: {e}"))),
+    };
+    let status = answer.status().as_u16();
+    let bytes = answer.bytes().await.unwrap_or_default();
+    match serde_json::from_slice(&bytes) {
+        Ok(body) => render(&lock().after_upstream(&incoming, Reply { status, body })),
+        Err(_) => plain(status, bytes),
+    }
+}
+
+fn render(reply: &Reply) -> Response {
+    let bytes = if reply.body.is_null() { Vec::new() } else { reply.body.to_string().into_bytes() };
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status(reply.status);
+    response.headers_mut().insert("content-type", axum::http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn plain(code: u16, bytes: Bytes) -> Response {
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status(code);
+    response
+}
+
+fn status(code: u16) -> axum::http::StatusCode {
+    axum::http::StatusCode::from_u16(code).expect("a status between 100 and 999")
+}

@@ -1,0 +1,156 @@
+//! A stand-in for ML Commons and neural-search 2.16.0, which cannot be had from Maven Central: it answers
+//! `/_plugins/_ml/**` as a real cluster did (`traces/`), stores pipelines and indexes in memory, or stands before
+//! a real node and passes everything else on.
+//!
+//! What it does not do: run TorchScript. A `SPARSE_ENCODING` model answers through the closure that the test
+//! hands in. Before a real node, documents that go through a pipeline get no vector.
+
+mod http;
+mod ml;
+mod node;
+mod package;
+pub mod replay;
+mod rewrite;
+mod state;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nsparse_core::DocumentEncoder;
+use serde_json::{Value, json};
+
+use state::State;
+
+/// Computes a document's vector from its text, by token string.
+pub type EncodeText = Arc<dyn Fn(&str) -> BTreeMap<String, f32> + Send + Sync>;
+
+/// An [`EncodeText`] from an encoder.
+pub fn encode_with(encoder: impl DocumentEncoder + Send + Sync + 'static) -> EncodeText {
+    Arc::new(move |text| {
+        let vectors = encoder.encode(&[text]).expect("the encoder takes any text");
+        vectors[0].iter().map(|(id, w)| (encoder.vocabulary()[id as usize].clone(), w)).collect()
+    })
+}
+
+/// What the cluster that is stood in for looks like.
+#[derive(Clone)]
+pub struct Options {
+    /// Whether ML Commons is installed.
+    pub ml_commons: bool,
+    /// Whether neural-search is installed.
+    pub neural_search: bool,
+    /// The node has no libtorch and may not fetch it.
+    pub offline_natives: bool,
+    /// How many questions see the old state before a change is visible.
+    pub lag: usize,
+    /// What `SPARSE_ENCODING` models compute.
+    pub encode: EncodeText,
+    /// A real node behind the stand-in: `http://127.0.0.1:9200`.
+    pub upstream: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ml_commons: true,
+            neural_search: true,
+            offline_natives: false,
+            lag: 1,
+            encode: Arc::new(|_| BTreeMap::new()),
+            upstream: None,
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// JSON body.
+    pub body: Value,
+}
+
+impl Reply {
+    fn ok(body: Value) -> Self {
+        Self { status: 200, body }
+    }
+
+    /// An error as OpenSearch words it.
+    fn error(status: u16, kind: &str, reason: &str) -> Self {
+        let cause = json!({ "type": kind, "reason": reason });
+        Self {
+            status,
+            body: json!({ "error": { "root_cause": [cause], "type": kind, "reason": reason }, "status": status }),
+        }
+    }
+}
+
+/// When an injected failure strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// The request is refused and does nothing.
+    Before,
+    /// The request does its work, but its answer is lost.
+    After,
+}
+
+/// What stands in the cluster, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Names of model groups.
+    pub groups: Vec<String>,
+    /// Names and states of models.
+    pub models: Vec<String>,
+    /// Names of ingest pipelines.
+    pub pipelines: Vec<String>,
+    /// Names of indexes.
+    pub indexes: Vec<String>,
+}
+
+/// A running stand-in; dropping it stops it.
+pub struct StandIn {
+    server: http::Server,
+    state: Arc<Mutex<State>>,
+}
+
+impl StandIn {
+    /// Starts it on a free port of the loopback interface.
+    pub fn start(options: Options) -> Self {
+        let upstream = options.upstream.clone();
+        let state = Arc::new(Mutex::new(State::new(options)));
+        let server = http::Server::start(http::Handler::StandIn { state: Arc::clone(&state), upstream });
+        Self { server, state }
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &str {
+        &self.server.url
+    }
+
+    /// Fails the request number `n`, counted from 0 from now on, with status 500.
+    pub fn fail(&self, n: usize, strike: Strike) {
+        let mut state = self.lock();
+        let at = state.requests.len() + n;
+        state.fail = Some((at, strike));
+    }
+
+    /// All requests so far: method and path.
+    pub fn requests(&self) -> Vec<String> {
+        self.lock().requests.clone()
+    }
+
+    /// What stands in the cluster.
+    pub fn contents(&self) -> Contents {
+        self.lock().contents()
+    }
+
+    /// A document of the in-memory node.
+    pub fn document(&self, index: &str, id: &str) -> Option<Value> {
+        self.lock().node.document(index, id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,144 @@
+//! `neural_sparse` for a node that does not know it: as `rank_feature` clauses, which score the same to the last
+//! digit (recorded), with neural-search's own refusals.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use serde_json::{Value, json};
+
+use super::Reply;
+use super::http::Incoming;
+use super::state::State;
+
+/// The body to send on: of searches rewritten, of everything else as it came.
+pub(super) fn body(state: &State, incoming: &Incoming) -> Result<Bytes, Reply> {
+    if !state.options.neural_search {
+        return Ok(incoming.body.clone());
+    }
+    if incoming.path.ends_with("/_search") {
+        let mut query = incoming.json();
+        if query.is_null() {
+            return Ok(incoming.body.clone());
+        }
+        rewrite(state, &mut query)?;
+        return Ok(query.to_string().into());
+    }
+    if incoming.path.ends_with("/_msearch") {
+        let text = String::from_utf8_lossy(&incoming.body);
+        let mut out = String::new();
+        for line in text.lines() {
+            match serde_json::from_str::<Value>(line) {
+                Ok(mut query) => {
+                    rewrite(state, &mut query)?;
+                    out.push_str(&query.to_string());
+                }
+                Err(_) => out.push_str(line),
+            }
+            out.push('\n');
+        }
+        return Ok(out.into());
+    }
+    Ok(incoming.body.clone())
+}
+
+/// Rewrites every `neural_sparse` in a query, however deep it stands.
+pub(super) fn rewrite(state: &State, value: &mut Value) -> Result<(), Reply> {
+    match value {
+        Value::Array(values) => values.iter_mut().try_for_each(|v| rewrite(state, v)),
+        Value::Object(object) => {
+            if let Some(clause) = object.remove("neural_sparse") {
+                let rewritten = clauses(state, &clause)?;
+                object.extend(rewritten.as_object().cloned().unwrap_or_default());
+                return Ok(());
+            }
+            object.values_mut().try_for_each(|v| rewrite(state, v))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn clauses(state: &State, clause: &Value) -> Result<Value, Reply> {
+    let refuse = |kind: &str, reason: String| Reply::error(400, kind, &reason);
+    let Some((field, config)) = clause.as_object().and_then(|c| c.iter().next()) else {
+        return Err(refuse("parsing_exception", "[neural_sparse] query has no field".to_owned()));
+    };
+    let tokens: BTreeMap<String, f32> = match (&config["query_tokens"], &config["query_text"], &config["model_id"]) {
+        (Value::Object(tokens), _, _) => {
+            tokens.iter().map(|(t, w)| (t.clone(), w.as_f64().unwrap_or(0.0) as f32)).collect()
+        }
+        (_, Value::String(text), _) if text.is_empty() => {
+            return Err(refuse("illegal_argument_exception", "query_text field can not be empty".to_owned()));
+        }
+        (_, Value::String(text), Value::String(model)) => state.infer(model, text)?,
+        _ => return Err(refuse("illegal_argument_exception", "query_text and model_id cannot be null".to_owned())),
+    };
+    if tokens.len() > 1024 {
+        return Err(refuse(
+            "query_shard_exception",
+            "failed to create query: maxClauseCount is set to 1024".to_owned(),
+        ));
+    }
+    if let Some(weight) = tokens.values().find(|w| !(**w > 0.0 && **w <= 64.0)) {
+        let reason = format!("failed to create query: weight must be in (0, 64.0], got: {weight:?}");
+        return Err(refuse("query_shard_exception", reason));
+    }
+    if tokens.is_empty() {
+        return Ok(json!({ "match_none": {} }));
+    }
+    let should: Vec<Value> = tokens
+        .iter()
+        .map(|(token, &weight)| {
+            json!({ "rank_feature": { "field": format!("{field}.{token}"), "linear": {}, "boost": weight } })
+        })
+        .collect();
+    let mut query = json!({ "bool": { "should": should } });
+    if let Some(boost) = config.get("boost") {
+        query["bool"]["boost"] = boost.clone();
+    }
+    Ok(query)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+    use super::*;
+    use crate::standin::Options;
+
+    #[test]
+    fn query_tokens_become_rank_feature_clauses_anywhere() {
+        let state = State::new(Options::default());
+        let mut query = json!({ "query": { "hybrid": { "queries": [
+            { "term": { "_id": "3" } },
+            { "neural_sparse": { "embedding": { "query_tokens": { "neural": 2.0 }, "boost": 0.5 } } }
+        ] } } });
+        rewrite(&state, &mut query).unwrap();
+        let clause = json!({ "rank_feature": { "field": "embedding.neural", "linear": {}, "boost": 2.0 } });
+        assert_eq!(
+            query.pointer("/query/hybrid/queries/1"),
+            Some(&json!({ "bool": { "should": [clause], "boost": 0.5 } }))
+        );
+    }
+
+    #[test]
+    fn refusals_are_the_recorded_ones() {
+        let state = State::new(Options::default());
+        for (tokens, reason) in [
+            (
+                json!({ "query_tokens": { "neural": 65.0 } }),
+                "failed to create query: weight must be in (0, 64.0], got: 65.0",
+            ),
+            (
+                json!({ "query_tokens": { "neural": 0.0 } }),
+                "failed to create query: weight must be in (0, 64.0], got: 0.0",
+            ),
+            (json!({ "query_text": "neural" }), "query_text and model_id cannot be null"),
+            (json!({ "query_text": "", "model_id": "m" }), "query_text field can not be empty"),
+            (json!({ "query_text": "x", "model_id": "nosuchmodel" }), "Failed to find model"),
+        ] {
+            let mut query = json!({ "query": { "neural_sparse": { "embedding": tokens } } });
+            let reply = rewrite(&state, &mut query).unwrap_err();
+            assert_eq!(reply.body["error"]["reason"], reason);
+        }
+    }
+}

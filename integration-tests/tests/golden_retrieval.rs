@@ -32,11 +32,7 @@ fn queries(data: &Value) -> Vec<SearchQuery> {
     let queries = data["queries"].as_array().unwrap();
     queries
         .iter()
-        .map(|q| SearchQuery {
-            id: q["id"].as_str().unwrap().to_owned(),
-            text: String::new(),
-            vector: vector(q),
-        })
+        .map(|q| SearchQuery { id: q["id"].as_str().unwrap().to_owned(), text: String::new(), vector: vector(q) })
         .collect()
 }
 

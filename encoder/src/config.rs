@@ -27,7 +27,7 @@ pub struct BertConfig {
     pub max_position_embeddings: usize,
     /// Token types; only type 0 is used.
     pub type_vocab_size: usize,
-    /// Added to the variance in every LayerNorm.
+    /// Added to the variance in every `LayerNorm`.
     pub layer_norm_eps: f64,
     /// Dropout after embeddings, attention output and feed-forward output.
     #[serde(default = "default_dropout")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::init::normal;
+use crate::params::TensorMap;
 use crate::{BertConfig, Error, Parameters, Result};
 
 /// Word embeddings: the decoder's weight too.
@@ -29,11 +30,11 @@ pub struct BertMlm {
 
 impl BertMlm {
     /// Loads `config.json` and `model.safetensors` of a folder: names with or without `bert.` in front,
-    /// LayerNorms as `weight`/`bias` or as the older `gamma`/`beta`, numbers of any float type. Pooler, position
+    /// norms as `weight`/`bias` or as the older `gamma`/`beta`, numbers of any float type. Pooler, position
     /// ids and the next-sentence head are left out.
     ///
     /// A bare encoder gets a new head ([`BertMlm::head_is_new`]): a transform that is the identity plus normal
-    /// noise of deviation 0.02 from `seed`, a LayerNorm of weight 1 and bias 0, and a decoder bias of 0. So a
+    /// noise of deviation 0.02 from `seed`, a norm of weight 1 and bias 0, and a decoder bias of 0. So a
     /// token's logit starts as the likeness of its embedding to the hidden state.
     ///
     /// # Errors
@@ -83,7 +84,7 @@ impl BertMlm {
             .into_iter()
             .map(|(name, shape)| {
                 let n = shape.iter().product();
-                let values = if name.ends_with(".bias") {
+                let values = if name.rsplit('.').next() == Some("bias") {
                     vec![0.0; n]
                 } else if name.contains("LayerNorm") {
                     vec![1.0; n]
@@ -159,7 +160,7 @@ fn canonical_name(name: &str) -> String {
 }
 
 /// Takes the decoder's own copies out of the tensors: they must equal what they are tied to.
-fn tie_decoder(found: &mut BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> std::result::Result<(), String> {
+fn tie_decoder(found: &mut TensorMap) -> std::result::Result<(), String> {
     if let Some(decoder) = found.remove("cls.predictions.decoder.weight")
         && found.get(WORDS).is_some_and(|words| *words != decoder)
     {
@@ -178,7 +179,7 @@ fn tie_decoder(found: &mut BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> std::res
 }
 
 /// A head for a bare encoder.
-fn new_head(config: &BertConfig, seed: u64) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+fn new_head(config: &BertConfig, seed: u64) -> TensorMap {
     let h = config.hidden_size;
     let dense = "cls.predictions.transform.dense.weight";
     let mut weight = normal(seed, dense, h * h, HEAD_NOISE);
@@ -216,9 +217,7 @@ fn missing_weights(folder: &Path) -> Error {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // a test fails by panicking
 mod tests {
-    use super::*;
-
-    type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+    use super::{TensorMap as Tensors, *};
 
     fn config() -> BertConfig {
         serde_json::from_value(serde_json::json!({
@@ -279,7 +278,7 @@ mod tests {
         let dense = loaded.parameters.get("cls.predictions.transform.dense.weight").unwrap();
         for (i, &value) in dense.iter().enumerate() {
             let identity = if i % 5 == 0 { 1.0 } else { 0.0 };
-            assert!(value != identity && (value - identity).abs() < 0.1, "{i}: {value}");
+            assert!((1e-7..0.1).contains(&(value - identity).abs()), "{i}: {value}");
         }
         assert!(loaded.parameters.get(DECODER_BIAS).unwrap().iter().all(|&b| b == 0.0));
         assert!(!model.head_is_new);
@@ -326,6 +325,12 @@ mod tests {
         let (a, b) = (BertMlm::random(config(), 1), BertMlm::random(config(), 2));
         assert_eq!(a, BertMlm::random(config(), 1));
         assert_ne!(a.parameters.get(WORDS).unwrap(), b.parameters.get(WORDS).unwrap());
-        assert!(a.parameters.get("bert.embeddings.LayerNorm.weight").unwrap().iter().all(|&w| w == 1.0));
+        assert!(
+            a.parameters
+                .get("bert.embeddings.LayerNorm.weight")
+                .unwrap()
+                .iter()
+                .all(|w| w.to_bits() == 1.0f32.to_bits())
+        );
     }
 }

@@ -8,6 +8,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::{Error, Result};
 
+/// Tensors by name: shape and values.
+pub type TensorMap = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Where one named parameter lies in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamSpec {
@@ -32,7 +35,9 @@ impl ParamSpec {
 
     /// Biases and norms take no weight decay.
     pub fn decays(&self) -> bool {
-        !(self.name.ends_with(".bias") || self.name.contains("LayerNorm") || self.name.contains("layer_norm"))
+        !(self.name.rsplit('.').next() == Some("bias")
+            || self.name.contains("LayerNorm")
+            || self.name.contains("layer_norm"))
     }
 }
 
@@ -62,7 +67,7 @@ impl Parameters {
     ///
     /// # Errors
     /// If a tensor's shape and number of values disagree.
-    pub fn from_tensors(tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Result<Self> {
+    pub fn from_tensors(tensors: TensorMap) -> Result<Self> {
         let mut specs = Vec::with_capacity(tensors.len());
         let mut data = Vec::with_capacity(tensors.values().map(|t| t.1.len()).sum());
         for (name, (shape, values)) in tensors {
@@ -143,7 +148,7 @@ impl Parameters {
     ///
     /// # Errors
     /// If the file cannot be read or is broken.
-    pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+    pub fn read_tensors(path: &Path) -> Result<TensorMap> {
         let bytes = std::fs::read(path).map_err(|e| nsparse_core::Error::io("read", path, e))?;
         let broken = |e: &dyn std::fmt::Display| nsparse_core::Error::file(path, e.to_string());
         let file = SafeTensors::deserialize(&bytes).map_err(|e| broken(&e))?;

@@ -53,7 +53,7 @@ pub(super) struct Network<'a> {
 
 impl Network<'_> {
     /// Hidden states `[documents · width, H]` after the embeddings and after each layer, then after the
-    /// head's transform (dense, GELU, LayerNorm).
+    /// head's transform (dense, GELU, `LayerNorm`).
     pub(super) fn states(&self) -> Result<Vec<Tensor>> {
         let mask = self.padding_mask()?;
         let mut states = vec![self.embeddings()?];

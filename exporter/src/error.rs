@@ -59,8 +59,8 @@ impl Error {
     /// What the user can do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Core(e) | Self::Model(nsparse_encoder::Error::Core(e)) => e.hint(),
-            Self::Model(_) => None,
+            Self::Core(e) => e.hint(),
+            Self::Model(e) => e.hint(),
             Self::Package { hint, .. } | Self::Export { hint, .. } => Some(hint.clone()),
         }
     }

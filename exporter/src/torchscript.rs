@@ -14,7 +14,7 @@ use std::path::Path;
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{TokenId, files};
-use nsparse_encoder::{BertConfig, Parameters};
+use nsparse_encoder::{BertConfig, Parameters, parameter_shapes};
 use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
@@ -228,40 +228,6 @@ fn bias(layer: &str) -> String {
 /// A parameter's name as one identifier.
 fn attribute(name: &str) -> String {
     name.replace('.', "_")
-}
-
-/// Every parameter that the graph reads, with the shape that the config asks for.
-fn parameter_shapes(config: &BertConfig) -> Vec<(String, Vec<usize>)> {
-    let (v, h, f) = (config.vocab_size, config.hidden_size, config.intermediate_size);
-    let mut out = Vec::new();
-    let embeddings = "bert.embeddings";
-    out.push((format!("{embeddings}.word_embeddings.weight"), vec![v, h]));
-    out.push((format!("{embeddings}.position_embeddings.weight"), vec![config.max_position_embeddings, h]));
-    out.push((format!("{embeddings}.token_type_embeddings.weight"), vec![config.type_vocab_size, h]));
-    let norm = |out: &mut Vec<(String, Vec<usize>)>, name: String| {
-        out.push((format!("{name}.weight"), vec![h]));
-        out.push((format!("{name}.bias"), vec![h]));
-    };
-    let linear = |out: &mut Vec<(String, Vec<usize>)>, name: String, shape: [usize; 2]| {
-        out.push((format!("{name}.weight"), shape.to_vec()));
-        out.push((format!("{name}.bias"), vec![shape[0]]));
-    };
-    norm(&mut out, format!("{embeddings}.LayerNorm"));
-    for layer in 0..config.num_hidden_layers {
-        let layer = format!("bert.encoder.layer.{layer}");
-        for name in ["query", "key", "value"] {
-            linear(&mut out, format!("{layer}.attention.self.{name}"), [h, h]);
-        }
-        linear(&mut out, format!("{layer}.attention.output.dense"), [h, h]);
-        norm(&mut out, format!("{layer}.attention.output.LayerNorm"));
-        linear(&mut out, format!("{layer}.intermediate.dense"), [f, h]);
-        linear(&mut out, format!("{layer}.output.dense"), [h, f]);
-        norm(&mut out, format!("{layer}.output.LayerNorm"));
-    }
-    linear(&mut out, "cls.predictions.transform.dense".to_owned(), [h, h]);
-    norm(&mut out, "cls.predictions.transform.LayerNorm".to_owned());
-    out.push(("cls.predictions.bias".to_owned(), vec![v]));
-    out
 }
 
 /// The module object: every tensor by its attribute, then what every module has.

@@ -88,25 +88,9 @@ pub fn djl_outputs(
     texts: &[Vec<TokenId>],
     batch: usize,
 ) -> Result<Vec<SparseVector>, String> {
-    let folder = djl.folder()?;
-    let scratch = tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}"))?;
-    let (input, output) = (scratch.path().join("input.jsonl"), scratch.path().join("output.jsonl"));
-    let lines: String =
-        texts.iter().map(|ids| format!("{}\n", serde_json::json!({ "input_ids": ids }))).collect();
-    std::fs::write(&input, lines).map_err(|e| format!("cannot write {}: {e}", input.display()))?;
-    let classpath = format!("{0}/harness.jar:{0}/lib/*", folder.display());
-    let run = Command::new("java")
-        .args(["-Xmx1g", "-cp", &classpath, "nsparse.Harness"])
-        .arg(archive)
-        .args([&input, &output])
-        .args([batch.to_string(), "0".to_owned()])
-        // As ML Commons runs it: one thread a prediction; nothing is fetched, nothing is reported.
-        .env("DJL_CACHE_DIR", folder.join("cache"))
-        .env("DJL_OFFLINE", "true")
-        .env("OPT_OUT_TRACKING", "true")
-        .output();
-    check("java", "Java 17 or newer (Debian: openjdk-17-jdk-headless)", run)?;
-    let text = std::fs::read_to_string(&output).map_err(|e| format!("cannot read {}: {e}", output.display()))?;
+    let input = texts.iter().map(|ids| serde_json::json!({ "input_ids": ids })).collect::<Vec<_>>();
+    let batch = batch.to_string();
+    let text = run(djl, "nsparse.Harness", archive, &input, &[&batch, "0"])?;
     let vectors = text
         .lines()
         .map(|line| serde_json::from_str(line).map_err(|e| format!("broken answer of the harness: {e}: {line}")))
@@ -115,4 +99,50 @@ pub fn djl_outputs(
         return Err(format!("{} texts went in, {} vectors came out", texts.len(), vectors.len()));
     }
     Ok(vectors)
+}
+
+/// What DJL's tokenizer, loaded as ML Commons loads it, makes of a `tokenizer.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DjlTokens {
+    /// The string that each id becomes in a document vector; empty where it is left out.
+    pub strings: Vec<String>,
+    /// The ids of each text.
+    pub ids: Vec<Vec<TokenId>>,
+}
+
+/// Tokenizes texts in DJL and decodes every one of `vocabulary` ids on its own.
+///
+/// # Errors
+/// As [`djl_outputs`].
+pub fn djl_tokens(djl: Djl, tokenizer: &Path, texts: &[&str], vocabulary: usize) -> Result<DjlTokens, String> {
+    let input = texts.iter().map(|text| serde_json::json!({ "text": text })).collect::<Vec<_>>();
+    let answer = run(djl, "nsparse.Tokens", tokenizer, &input, &[&vocabulary.to_string()])?;
+    let (strings, ids) = answer.split_once('\n').ok_or("the harness wrote nothing")?;
+    let broken = |e: serde_json::Error| format!("broken answer of the harness: {e}");
+    Ok(DjlTokens {
+        strings: serde_json::from_str(strings).map_err(broken)?,
+        ids: ids.lines().map(|line| serde_json::from_str(line).map_err(broken)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Runs a class of the harness: `FILE INPUT OUTPUT REST…`, with the input as lines of JSON; gives the output.
+fn run(djl: Djl, class: &str, file: &Path, input: &[serde_json::Value], rest: &[&str]) -> Result<String, String> {
+    let folder = djl.folder()?;
+    let scratch = tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}"))?;
+    let (input_path, output_path) = (scratch.path().join("input.jsonl"), scratch.path().join("output.jsonl"));
+    let lines: String = input.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(&input_path, lines).map_err(|e| format!("cannot write {}: {e}", input_path.display()))?;
+    let output = Command::new("java")
+        // One thread, as ML Commons sets it; nothing is fetched, nothing is reported.
+        .args(["-Xmx1g", "-Dai.djl.pytorch.num_threads=1", "-Dai.djl.pytorch.num_interop_threads=1"])
+        .args(["-cp", &format!("{0}/harness.jar:{0}/lib/*", folder.display()), class])
+        .arg(file)
+        .args([&input_path, &output_path])
+        .args(rest)
+        .env("DJL_CACHE_DIR", folder.join("cache"))
+        .env("DJL_OFFLINE", "true")
+        .env("OPT_OUT_TRACKING", "true")
+        .output();
+    check("java", "Java 17 or newer (Debian: openjdk-17-jdk-headless)", output)?;
+    std::fs::read_to_string(&output_path).map_err(|e| format!("cannot read {}: {e}", output_path.display()))
 }

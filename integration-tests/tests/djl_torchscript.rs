@@ -1,36 +1,19 @@
 //! The exported archive in DJL, fed as ML Commons feeds it: against golden numbers, and against our encoder.
 #![cfg(feature = "djl")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use nsparse_core::model_dir::Activation;
-use nsparse_core::{SparseVector, TokenId};
-use nsparse_encoder::{BertConfig, Parameters};
-use nsparse_exporter::TorchScript;
-use nsparse_integration_tests::djl::{Djl, djl_outputs};
-use safetensors::SafeTensors;
+use nsparse_core::{DocumentEncoder as _, SparseVector, TextTokenizer, TokenId};
+use nsparse_encoder::{Device, SparseEncoder};
+use nsparse_exporter::{TorchScript, export};
+use nsparse_integration_tests::djl::{Djl, djl_outputs, djl_tokens};
+use nsparse_integration_tests::golden::{GoldenFile, VOCABULARY, documents, special_ids, tiny_bert};
+use nsparse_integration_tests::random_model::{Shape, fifty_texts, write};
 
 const ENGINES: [Djl; 2] = [Djl::V0_28, Djl::V0_21];
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
-}
-
-/// The golden documents' ids, without padding.
-fn golden_documents() -> Vec<Vec<TokenId>> {
-    let bytes = std::fs::read(golden("inputs.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let integers = |name: &str| -> Vec<i64> {
-        let view = file.tensor(name).unwrap();
-        view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
-    };
-    let (ids, mask) = (integers("input_ids"), integers("attention_mask"));
-    ids.chunks(64)
-        .zip(mask.chunks(64))
-        .map(|(ids, mask)| ids.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(id, _)| *id as TokenId).collect())
-        .collect()
-}
 
 /// Asserts that two vectors differ by at most `tolerance` in every entry, a missing one counting as 0, and
 /// returns the largest difference.
@@ -38,7 +21,7 @@ fn assert_close(found: &SparseVector, expected: &SparseVector, tolerance: f32, w
     let ids = found.ids.iter().chain(&expected.ids);
     let (worst, id) = ids
         .map(|&id| ((found.weight(id) - expected.weight(id)).abs(), id))
-        .fold((0.0f32, 0), |worst, here| if here.0 > worst.0 { here } else { worst });
+        .fold((0.0f32, 0), |worst, here| if here.0 > worst.0 || here.0.is_nan() { here } else { worst });
     assert!(
         worst <= tolerance,
         "{what}: token {id} has weight {} instead of {} ({worst} apart)",
@@ -50,28 +33,110 @@ fn assert_close(found: &SparseVector, expected: &SparseVector, tolerance: f32, w
 
 #[test]
 fn golden_bert_answers_in_both_engines() {
-    let config = BertConfig::load(&golden("tiny-bert/config.json")).unwrap();
-    let tensors = Parameters::read_tensors(&golden("tiny-bert/model.safetensors")).unwrap();
-    let parameters = Parameters::from_tensors(tensors).unwrap();
-    let outputs = Parameters::read_tensors(&golden("tiny-bert/outputs.safetensors")).unwrap();
-    let texts = golden_documents();
+    let model = tiny_bert();
+    let outputs = GoldenFile::read("tiny-bert/outputs.safetensors");
+    let (texts, zeroed) = (documents(), special_ids());
     let folder = tempfile::tempdir().unwrap();
     for (activation, name) in [(Activation::Splade, "sparse.splade"), (Activation::L0, "sparse.l0")] {
         let archive = folder.path().join(format!("{name}.pt"));
-        TorchScript { config: &config, parameters: &parameters, zeroed: &[0, 1, 2, 3, 4], activation }
-            .save(&archive)
-            .unwrap();
+        let (config, parameters) = (&model.config, &model.parameters);
+        TorchScript { config, parameters, zeroed: &zeroed, activation }.save(&archive).unwrap();
         for engine in ENGINES {
             // One text at a time as ML Commons does, then all at once with padding.
             for batch in [1, texts.len()] {
                 let found = djl_outputs(engine, &archive, &texts, batch).unwrap();
-                for (i, (found, expected)) in found.iter().zip(outputs[name].1.chunks(config.vocab_size)).enumerate() {
+                for (i, (found, expected)) in found.iter().zip(outputs.f32(name).chunks(VOCABULARY)).enumerate() {
+                    let what = format!("{name}, {engine:?}, batch {batch}, document {i}");
                     let expected = SparseVector::from_dense(expected);
                     assert!(!expected.is_empty());
-                    assert_close(found, &expected, 1e-5, &format!("{name}, {engine:?}, batch {batch}, document {i}"));
-                    assert_eq!(found.ids, expected.ids, "{name}, {engine:?}, batch {batch}, document {i}");
+                    assert_close(found, &expected, 1e-5, &what);
+                    assert_eq!(found.ids, expected.ids, "{what}");
                 }
             }
         }
     }
+}
+
+/// A text longer than the network has positions: the graph cuts it, and never reads past its table.
+#[test]
+fn ids_beyond_the_last_position_are_cut_inside_the_graph() {
+    let model = tiny_bert();
+    let (config, parameters) = (&model.config, &model.parameters);
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("long.pt");
+    TorchScript { config, parameters, zeroed: &[], activation: Activation::Splade }.save(&archive).unwrap();
+    let positions = config.max_position_embeddings;
+    let long: Vec<TokenId> = (0..positions as TokenId * 3).map(|i| 5 + i * 7 % 200).collect();
+    let texts = [long.clone(), long[..positions].to_vec()];
+    for engine in ENGINES {
+        let found = djl_outputs(engine, &archive, &texts, 1).unwrap();
+        assert!(!found[0].is_empty());
+        // Not bit for bit: libtorch 1.13 may round otherwise from one run to the next.
+        assert_close(&found[0], &found[1], 1e-6, &format!("{engine:?}"));
+    }
+}
+
+/// A whole package, from model directory to DJL: a model of MiniLM's shape with random weights, or the trained
+/// one that `NSPARSE_MODEL` names.
+#[test]
+fn a_package_gives_our_encoders_vectors_for_fifty_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = match std::env::var_os("NSPARSE_MODEL") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let path = folder.path().join("model");
+            write(&path, &Shape::minilm(), 11).unwrap();
+            path
+        }
+    };
+    let report = export(&model, &folder.path().join("package"), "check", "1.0.0").unwrap();
+    let archive = folder.path().join("check.pt");
+    std::fs::write(&archive, entry(&report.document_zip, "check.pt")).unwrap();
+
+    let texts = fifty_texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_eq!(texts.len(), 50);
+    let encoder = SparseEncoder::load(&model, Device::Cpu).unwrap();
+    let expected = encoder.encode(&texts).unwrap();
+    let active = expected.iter().map(SparseVector::len).sum::<usize>() as f64 / 50.0;
+    let shared = expected.iter().flat_map(|v| &v.ids).all(|id| report.manifest.zeroed_ids.binary_search(id).is_err());
+    assert!(shared, "our encoder gives weight to an id that the package zeroes");
+    assert!((5.0..5000.0).contains(&active), "{active} active dimensions: the comparison would say little");
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, entry(&report.document_zip, "tokenizer.json")).unwrap();
+    for engine in ENGINES {
+        // Ids as ML Commons makes them: by its own tokenizer from the packaged file.
+        let tokens = djl_tokens(engine, &tokenizer, &texts, report.manifest.vocabulary).unwrap();
+        check_strings(&tokens.strings, encoder.tokenizer(), engine);
+        let longest = tokens.ids.iter().map(Vec::len).max();
+        assert_eq!(longest, Some(report.manifest.max_tokens), "no text is as long as the window");
+        let found = djl_outputs(engine, &archive, &tokens.ids, 1).unwrap();
+        let mut worst = 0.0f32;
+        for ((found, expected), text) in found.iter().zip(&expected).zip(&texts) {
+            let start: String = text.chars().take(40).collect();
+            worst = worst.max(assert_close(found, expected, 1e-4, &format!("{engine:?}, `{start}`")));
+        }
+        let mut largest = 0.0f32;
+        for weight in expected.iter().flat_map(|v| &v.weights) {
+            largest = largest.max(*weight);
+        }
+        println!("{engine:?}: {active:.1} active dimensions, weights to {largest:.2}, largest difference {worst:.2e}");
+    }
+}
+
+/// In a cluster a token is its decoded string: it has to be the vocabulary's, and special tokens none.
+fn check_strings(strings: &[String], tokenizer: &TextTokenizer, engine: Djl) {
+    for (id, (found, token)) in strings.iter().zip(tokenizer.vocabulary()).enumerate() {
+        let special = tokenizer.special().all.contains(&(id as TokenId));
+        let expected = if special { "" } else { token.as_str() };
+        assert_eq!(found, expected, "{engine:?}, token id {id}");
+    }
+}
+
+/// The bytes of an entry of a zip.
+fn entry(path: &Path, name: &str) -> Vec<u8> {
+    let mut zip = zip::ZipArchive::new(std::fs::File::open(path).unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    zip.by_name(name).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
 }

@@ -190,7 +190,7 @@ impl Opened {
 
     /// ML Commons takes exactly one `.pt`, and it must lie at the root.
     fn check_archive(&self) -> Result<()> {
-        let archives: Vec<&str> = self.names.iter().map(String::as_str).filter(|n| n.ends_with(".pt")).collect();
+        let archives: Vec<&str> = self.names.iter().map(String::as_str).filter(is_archive).collect();
         match archives.as_slice() {
             [one] if !one.contains('/') => Ok(()),
             found => Err(Error::package(
@@ -213,6 +213,11 @@ impl Opened {
             EXPORT_AGAIN,
         ))
     }
+}
+
+/// Whether ML Commons takes an entry for a model: by its exact suffix.
+fn is_archive(name: &&str) -> bool {
+    Path::new(name).extension().is_some_and(|e| e == "pt")
 }
 
 /// The bytes of an entry at the root of a zip.

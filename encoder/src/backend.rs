@@ -5,6 +5,7 @@
 //! head is computed document by document, keeps maximum and argmax, and its backward touches only entries
 //! with a gradient.
 
+use crate::cpu::CpuBackend;
 use crate::reference::CandleBackend;
 use crate::{BertConfig, Error, Parameters, Result};
 
@@ -59,7 +60,8 @@ impl std::str::FromStr for Device {
 pub fn create(config: &BertConfig, device: Device) -> Result<Box<dyn Backend>> {
     config.validate()?;
     Ok(match device {
-        Device::Cpu | Device::CpuReference => Box::new(CandleBackend::cpu(config)),
+        Device::Cpu => Box::new(CpuBackend::new(config)),
+        Device::CpuReference => Box::new(CandleBackend::cpu(config)),
         Device::Cuda(number) => Box::new(CandleBackend::new(config, &cuda(number)?)),
     })
 }

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod cpu;
 pub mod document;
 pub mod dropout;
 mod init;
@@ -14,6 +15,7 @@ pub mod reference;
 
 pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create};
 pub use config::BertConfig;
+pub use cpu::CpuBackend;
 pub use document::{EncodeSettings, SparseEncoder, encode_with};
 pub use model::{BertMlm, parameter_shapes};
 pub use params::{ParamSpec, Parameters};

@@ -2,11 +2,14 @@
 //! and backward. Rows go to the threads in blocks; sums over rows are added up block by block in their order,
 //! so that the result does not depend on the number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::level::Level;
 use super::math;
-use super::tokens::{RowMasks, drop_elements};
+use super::tokens::{NO_MASKS, RowMasks, drop_elements};
+use super::weights::Norm;
 use super::workspace::{Normed, ensure};
 
 /// Rows of a block.
@@ -107,10 +110,8 @@ pub(super) struct Before<'a> {
     pub(super) residual: Option<&'a [f32]>,
 }
 
-impl Before<'_> {
-    /// Nothing.
-    pub(super) const NOTHING: Before<'static> = Before { bias: None, masks: &RowMasks::NONE, residual: None };
-}
+/// Nothing.
+pub(super) static NOTHING: Before<'static> = Before { bias: None, masks: &NO_MASKS, residual: None };
 
 /// `LayerNorm` in place over `normed.rows` as they come out of a product: they become (z − mean)/σ, and
 /// y = that · weight + bias, · `after`.
@@ -172,40 +173,43 @@ pub(super) fn norm_output(level: Level, normed: &Normed, weights: NormWeights, a
     });
 }
 
-/// Gradients that a `LayerNorm`'s backward adds to, `[H]` each, in the flat buffer.
-pub(super) struct NormGradients<'a> {
-    pub(super) weight: &'a std::ops::Range<usize>,
-    pub(super) bias: &'a std::ops::Range<usize>,
-    /// The bias that was added before.
-    pub(super) bias_before: Option<&'a std::ops::Range<usize>>,
-    pub(super) buffer: &'a mut [f32],
-}
-
-/// Masks before and after a `LayerNorm`.
-#[derive(Clone, Copy)]
-pub(super) struct NormMasks<'a> {
+/// What leads through a `LayerNorm` on the way back.
+pub(super) struct NormBackward<'a> {
+    pub(super) normed: &'a Normed,
+    /// Its scale, `[H]`.
+    pub(super) weight: &'a [f32],
+    /// Dropout of its input's branch.
     pub(super) before: &'a RowMasks<'a>,
+    /// Dropout of its output.
     pub(super) after: &'a RowMasks<'a>,
 }
 
-/// Turns dL/dy into dL/dz (that of the residual) in place, and writes dL/dx = dL/dz · mask to `branch`.
+/// Where the gradients of parameters around a `LayerNorm` lie in the flat buffer, `[H]` each.
+pub(super) struct NormPlaces<'a> {
+    pub(super) norm: &'a Norm,
+    /// The bias that was added before it.
+    pub(super) bias_before: Option<&'a Range<usize>>,
+}
+
+/// Turns dL/dy into dL/dz (that of the residual) in place, and writes dL/dx = dL/dz · mask to `branch`; adds
+/// to the parameters' gradients in `sums`.
 ///
 /// With g = dL/dy · weight and n the normalised row: dL/dz = (g − mean(g) − n · mean(g n)) / σ.
 pub(super) fn norm_backward(
     level: Level,
-    normed: &Normed,
-    weight: &[f32],
-    masks: NormMasks,
+    way: &NormBackward,
     gradient: &mut [f32],
-    mut branch: Option<&mut [f32]>,
-    sums: NormGradients,
+    branch: Option<&mut [f32]>,
+    places: &NormPlaces,
+    sums: &mut [f32],
     partials: &mut Vec<f32>,
 ) {
+    let NormBackward { normed, weight, before, after } = way;
     let width = weight.len();
     let blocks = gradient.len().div_ceil(width * BLOCK);
     let partials = ensure(partials, blocks * width * 3);
     // Without a branch of its own every block gets an empty one.
-    let mut branches: Vec<&mut [f32]> = match branch.take() {
+    let mut branches: Vec<&mut [f32]> = match branch {
         Some(branch) => branch.chunks_mut(width * BLOCK).collect(),
         None => (0..blocks).map(|_| <&mut [f32]>::default()).collect(),
     };
@@ -222,9 +226,9 @@ pub(super) fn norm_backward(
                 let (bias_sums, before_sums) = rest.split_at_mut(width);
                 for (i, (g, n)) in gradient.chunks_exact_mut(width).zip(normed_rows.chunks_exact(width)).enumerate() {
                     let row = block * BLOCK + i;
-                    drop_elements(g, masks.after.row(row, width));
+                    drop_elements(g, after.row(row, width));
                     for ((((g, n), weight), weight_sum), bias_sum) in
-                        g.iter_mut().zip(n).zip(weight).zip(weight_sums.iter_mut()).zip(bias_sums.iter_mut())
+                        g.iter_mut().zip(n).zip(*weight).zip(weight_sums.iter_mut()).zip(bias_sums.iter_mut())
                     {
                         *weight_sum += *g * n;
                         *bias_sum += *g;
@@ -238,18 +242,17 @@ pub(super) fn norm_backward(
                     }
                     if let Some(out) = branch.get_mut(i * width..(i + 1) * width) {
                         out.copy_from_slice(g);
-                        drop_elements(out, masks.before.row(row, width));
+                        drop_elements(out, before.row(row, width));
                         math::add(before_sums, out);
                     }
                 }
             });
         });
-    let buffer = sums.buffer;
     for partial in partials.chunks_exact(width * 3) {
-        math::add(&mut buffer[sums.weight.clone()], &partial[..width]);
-        math::add(&mut buffer[sums.bias.clone()], &partial[width..2 * width]);
-        if let Some(bias_before) = sums.bias_before {
-            math::add(&mut buffer[bias_before.clone()], &partial[2 * width..]);
+        math::add(&mut sums[places.norm.weight.clone()], &partial[..width]);
+        math::add(&mut sums[places.norm.bias.clone()], &partial[width..2 * width]);
+        if let Some(bias) = places.bias_before {
+            math::add(&mut sums[bias.clone()], &partial[2 * width..]);
         }
     }
 }

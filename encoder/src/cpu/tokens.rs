@@ -59,10 +59,10 @@ pub(super) struct RowMasks<'a> {
     places: &'a [(u32, u32)],
 }
 
-impl RowMasks<'_> {
-    /// Masks that drop nothing.
-    pub(super) const NONE: RowMasks<'static> = RowMasks { masks: None, places: &[] };
+/// Masks that drop nothing.
+pub(super) static NO_MASKS: RowMasks<'static> = RowMasks { masks: None, places: &[] };
 
+impl RowMasks<'_> {
     /// The mask of a row of `width` elements and the index of its first element.
     #[inline(always)]
     pub(super) fn row(&self, row: usize, width: usize) -> Option<(Mask, u64)> {

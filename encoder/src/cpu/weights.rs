@@ -57,9 +57,7 @@ impl Places {
     pub(super) fn new(config: &BertConfig, parameters: &Parameters) -> Result<Self> {
         let (hidden, wide, vocabulary) = (config.hidden_size, config.intermediate_size, config.vocab_size);
         let find = |name: &str, shape: &[usize]| -> Result<Range<usize>> {
-            let spec = parameters
-                .spec(name)
-                .ok_or_else(|| Error::Model(format!("no parameter is called `{name}`")))?;
+            let spec = parameters.spec(name).ok_or_else(|| Error::Model(format!("no parameter is called `{name}`")))?;
             if spec.shape != shape {
                 return Err(Error::Model(format!("`{name}` has shape {:?}; the config says {shape:?}", spec.shape)));
             }
@@ -96,10 +94,7 @@ impl Places {
         };
         Ok(Self {
             words: find("bert.embeddings.word_embeddings.weight", &[vocabulary, hidden])?,
-            positions: find(
-                "bert.embeddings.position_embeddings.weight",
-                &[config.max_position_embeddings, hidden],
-            )?,
+            positions: find("bert.embeddings.position_embeddings.weight", &[config.max_position_embeddings, hidden])?,
             token_types: find("bert.embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?,
             embedding_norm: norm("bert.embeddings.LayerNorm")?,
             layers: (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?,

@@ -1,0 +1,134 @@
+//! The crate's own kernels: BERT's forward and backward on the CPU in f32, over packed batches.
+//!
+//! Matrix products are the crate `gemm`'s; everything between two products is one fused loop over rows. The
+//! tape is plain: a [`workspace`] holds what each layer keeps, and `backward` walks it down. Kept are the
+//! normalised rows of each `LayerNorm`, query, key, value, the attention's output and log-sum-exp, and the
+//! feed-forward layer before its GELU; all else is made again. With one number of threads the same input
+//! gives the same bits: every sum has a fixed order.
+
+mod attention;
+mod backward;
+mod embedding;
+mod head;
+mod level;
+mod math;
+mod matrix;
+mod network;
+mod rows;
+mod tokens;
+mod weights;
+mod workspace;
+
+pub use self::level::Level;
+
+use self::head::Head;
+use self::network::Network;
+use self::tokens::Tokens;
+use self::weights::Places;
+use self::workspace::{Lent, Pool, ensure};
+use crate::reference::check_batch;
+use crate::{Backend, BertConfig, Dropout, Error, Forward, Parameters, Result, TokenBatch};
+
+/// The [`Backend`] of this machine's cores; products and loops run on rayon's current thread pool.
+pub struct CpuBackend {
+    config: BertConfig,
+    level: Level,
+    pool: Pool,
+}
+
+/// What a forward keeps for its backward.
+struct State {
+    workspace: Lent,
+    dropout: Option<Dropout>,
+}
+
+impl CpuBackend {
+    /// A backend for one shape, with the widest vector instructions of this machine.
+    pub fn new(config: &BertConfig) -> Self {
+        Self { config: config.clone(), level: Level::best(), pool: Pool::default() }
+    }
+
+    /// With other vector instructions in the fused loops (the products choose their own). All give the same
+    /// bits.
+    #[must_use]
+    pub fn with_level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    fn network<'a>(&'a self, parameters: &'a Parameters, places: &'a Places, tokens: &'a Tokens) -> Network<'a> {
+        Network { level: self.level, config: &self.config, parameters: parameters.data(), places, tokens }
+    }
+
+    fn head<'a>(&self, documents: &'a [std::ops::Range<usize>]) -> Head<'a> {
+        Head { level: self.level, hidden: self.config.hidden_size, vocabulary: self.config.vocab_size, documents }
+    }
+}
+
+impl Backend for CpuBackend {
+    fn forward(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<Forward> {
+        check_batch(&self.config, batch)?;
+        let places = Places::new(&self.config, parameters)?;
+        let mut workspace = self.pool.lend();
+        let tokens = Tokens::new(batch, dropout);
+        let (mut pooled, mut argmax) = (Vec::new(), Vec::new());
+        if tokens.len() > 0 {
+            self.network(parameters, &places, &tokens).forward(&mut workspace.workspace, keep);
+            let rows = &workspace.workspace.hidden[0][..tokens.len() * self.config.hidden_size];
+            let (decoder, bias) = (&parameters.data()[places.words], &parameters.data()[places.decoder_bias]);
+            (pooled, argmax) = self.head(&tokens.documents()).forward(rows, decoder, bias);
+        }
+        let state = keep.then(|| Box::new(State { workspace, dropout }) as Box<dyn std::any::Any + Send>);
+        Ok(Forward { pooled, argmax, state })
+    }
+
+    fn backward(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        forward: Forward,
+        grad_pooled: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        if grad_pooled.len() != batch.documents() * self.config.vocab_size || gradient.len() != parameters.len() {
+            return Err(Error::Model(format!(
+                "the backward got {} pooled gradients for {} documents of {} entries, and a buffer of {} for {} \
+                 parameters",
+                grad_pooled.len(),
+                batch.documents(),
+                self.config.vocab_size,
+                gradient.len(),
+                parameters.len()
+            )));
+        }
+        let mut state = forward
+            .state
+            .and_then(|s| s.downcast::<State>().ok())
+            .ok_or_else(|| Error::Model("the forward was asked to keep nothing, so it has no backward".to_owned()))?;
+        if batch.tokens() == 0 {
+            return Ok(());
+        }
+        let places = Places::new(&self.config, parameters)?;
+        let tokens = Tokens::new(batch, state.dropout);
+        let network = self.network(parameters, &places, &tokens);
+        let documents = tokens.documents();
+        let head = self.head(&documents);
+        let workspace = &mut state.workspace.workspace;
+        let hidden = tokens.len() * self.config.hidden_size;
+
+        let states = ensure(&mut workspace.hidden[2], hidden);
+        network.transformed(&workspace.transform_norm, states);
+        head.backward_decoder(&forward.argmax, grad_pooled, states, &mut gradient[places.words.clone()]);
+        head.backward_bias(grad_pooled, &mut gradient[places.decoder_bias.clone()]);
+        let stream = ensure(&mut workspace.hidden[0], hidden);
+        head.backward_rows(&forward.argmax, grad_pooled, &parameters.data()[places.words.clone()], stream);
+        network.backward(workspace, gradient);
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! The CPU kernels: golden values of PyTorch, agreement with the plain backend on random shapes, and the same
+//! bits from every run and every set of vector instructions.
+
+use nsparse_encoder::cpu::{CpuBackend, Level};
+use nsparse_encoder::{Backend, BertConfig, BertMlm, CandleBackend, Dropout, TokenBatch};
+use nsparse_integration_tests::golden;
+use proptest::prelude::*;
+
+fn golden_backends() -> Vec<CpuBackend> {
+    let config = golden::tiny_bert().config;
+    Level::all().into_iter().map(|level| CpuBackend::new(&config).with_level(level)).collect()
+}
+
+#[test]
+fn forward_matches() {
+    for backend in &golden_backends() {
+        golden::check_forward(backend);
+    }
+}
+
+#[test]
+fn gradients_match() {
+    for backend in &golden_backends() {
+        golden::check_gradients(backend);
+    }
+}
+
+#[test]
+fn every_parameter_gets_its_gradient() {
+    for backend in &golden_backends() {
+        golden::check_every_parameter_gets_its_gradient(backend);
+    }
+}
+
+#[test]
+fn dropout_follows_its_key() {
+    for backend in &golden_backends() {
+        golden::check_dropout(backend);
+        golden::check_slope_with_dropout(backend);
+    }
+}
+
+fn config(vocabulary: usize, heads: usize, head_size: usize, layers: usize, wide: usize) -> BertConfig {
+    serde_json::from_value(serde_json::json!({
+        "model_type": "bert", "vocab_size": vocabulary, "hidden_size": heads * head_size,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": wide,
+        "hidden_act": "gelu", "max_position_embeddings": 160, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+        "initializer_range": 0.1
+    }))
+    .expect("a config")
+}
+
+/// Documents of the given lengths with ids that repeat within and across documents.
+fn batch(lengths: &[usize], vocabulary: usize) -> TokenBatch {
+    let id = |document: usize, i: usize| ((document * 31 + i * i * 7 + i) % vocabulary) as u32;
+    let documents: Vec<Vec<u32>> =
+        lengths.iter().enumerate().map(|(d, &len)| (0..len).map(|i| id(d, i)).collect()).collect();
+    let mut batch = TokenBatch::new(&documents);
+    // Keys are not positions: a wrong one shows.
+    batch.document_keys.iter_mut().for_each(|key| *key = *key * 17 + 5);
+    batch
+}
+
+fn shapes() -> impl Strategy<Value = (BertConfig, Vec<usize>, u64)> {
+    let network = (1usize..1200, 1usize..5, 1usize..20, 0usize..4, 1usize..100)
+        .prop_map(|(vocabulary, heads, size, layers, wide)| config(vocabulary, heads, size + 3, layers, wide));
+    (network, proptest::collection::vec(1usize..=160, 1..7), any::<u64>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_the_plain_backend((config, lengths, seed) in shapes()) {
+        let model = BertMlm::random(config.clone(), seed);
+        let batch = batch(&lengths, config.vocab_size);
+        golden::check_agreement(&CandleBackend::cpu(&config), &CpuBackend::new(&config), &model, &batch);
+    }
+}
+
+#[test]
+fn agrees_with_the_plain_backend_at_the_extremes() {
+    let config = config(700, 3, 13, 2, 50);
+    let model = BertMlm::random(config.clone(), 3);
+    for lengths in [vec![2], vec![1; 40], vec![160], vec![160; 8], vec![1, 160, 2, 159, 3, 33]] {
+        let batch = batch(&lengths, config.vocab_size);
+        golden::check_agreement(&CandleBackend::cpu(&config), &CpuBackend::new(&config), &model, &batch);
+    }
+}
+
+/// Pooled logits, argmax and gradient with dropout, as bits.
+fn bits(backend: &dyn Backend, model: &BertMlm, batch: &TokenBatch) -> (Vec<u32>, Vec<u16>, Vec<u32>) {
+    let dropout = Some(Dropout { hidden: 0.1, attention: 0.1, seed: 1, step: 2 });
+    let forward = backend.forward(&model.parameters, batch, dropout, true).expect("the forward succeeds");
+    let of = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+    let (pooled, argmax) = (of(&forward.pooled), forward.argmax.clone());
+    let upstream: Vec<f32> =
+        (0..pooled.len()).map(|i| if i % 3 == 0 { 0.0 } else { (i % 101) as f32 * 0.02 - 1.0 }).collect();
+    let mut gradient = vec![0.0; model.parameters.len()];
+    backend.backward(&model.parameters, batch, forward, &upstream, &mut gradient).expect("the backward succeeds");
+    (pooled, argmax, of(&gradient))
+}
+
+#[test]
+fn same_bits_from_every_run_and_instruction_set() {
+    let config = config(1500, 4, 24, 2, 300);
+    let model = BertMlm::random(config.clone(), 4);
+    let long = batch(&[150, 3, 77, 160, 91, 128], config.vocab_size);
+    let short = batch(&[4, 9], config.vocab_size);
+    let backend = CpuBackend::new(&config);
+    let expected = bits(&backend, &model, &long);
+    // Buffers that a smaller batch left behind change nothing.
+    bits(&backend, &model, &short);
+    assert!(bits(&backend, &model, &long) == expected, "a second run differs");
+    for level in Level::all() {
+        let backend = CpuBackend::new(&config).with_level(level);
+        assert!(bits(&backend, &model, &long) == expected, "{level} differs");
+    }
+}
+
+#[test]
+fn forwards_may_overlap_and_be_dropped() {
+    let config = config(300, 2, 16, 2, 64);
+    let model = BertMlm::random(config.clone(), 5);
+    let (first, second) = (batch(&[30, 12], config.vocab_size), batch(&[7, 90, 4], config.vocab_size));
+    let backend = CpuBackend::new(&config);
+    let gradient = |batch: &TokenBatch, forward| {
+        let mut out = vec![0.0; model.parameters.len()];
+        let upstream = vec![0.5; batch.documents() * config.vocab_size];
+        backend.backward(&model.parameters, batch, forward, &upstream, &mut out).expect("the backward succeeds");
+        out
+    };
+    let forward =
+        |batch: &TokenBatch| backend.forward(&model.parameters, batch, None, true).expect("the forward succeeds");
+    let expected = (gradient(&first, forward(&first)), gradient(&second, forward(&second)));
+    let (a, b, unused) = (forward(&first), forward(&second), forward(&first));
+    drop(unused);
+    let c = forward(&second);
+    assert_eq!(gradient(&second, b), expected.1);
+    assert_eq!(gradient(&first, a), expected.0);
+    assert_eq!(gradient(&second, c), expected.1);
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let config = config(300, 2, 16, 1, 64);
+    let model = BertMlm::random(config.clone(), 6);
+    let backend = CpuBackend::new(&config);
+    let message = |ids: Vec<u32>| {
+        let batch = TokenBatch::new(&[ids]);
+        backend.forward(&model.parameters, &batch, None, false).err().expect("an error").to_string()
+    };
+    assert!(message(vec![1; 161]).contains("161 tokens"));
+    assert!(message(vec![2, 300]).contains("token id 300"));
+    let batch = batch(&[5], config.vocab_size);
+    let kept_nothing = backend.forward(&model.parameters, &batch, None, false).expect("the forward succeeds");
+    let mut gradient = vec![0.0; model.parameters.len()];
+    let error = backend.backward(&model.parameters, &batch, kept_nothing, &vec![0.0; 300], &mut gradient);
+    assert!(error.expect_err("nothing was kept").to_string().contains("keep nothing"));
+}

@@ -1,16 +1,16 @@
-//! Retrieval metrics as NIST's trec_eval computes them: nDCG, MAP, recall, precision, success and reciprocal
-//! rank, checked against trec_eval's own outputs.
+//! Retrieval metrics as NIST's `trec_eval` computes them: nDCG, MAP, recall, precision, success and reciprocal
+//! rank, checked against `trec_eval`'s own outputs.
 //!
-//! With r_i the grade of the document at rank i (from 1), R the number of judged documents with a grade of at
-//! least the relevance level, and rel_i = 1 where r_i reaches that level:
+//! With `r(i)` the grade of the document at rank i (from 1), R the number of judged documents with a grade of at
+//! least the relevance level, and `rel(i)` = 1 where the grade reaches that level, else 0:
 //!
-//! | key | value | trec_eval |
+//! | key | value | `trec_eval` |
 //! |---|---|---|
-//! | `ndcg@k` | Σ_{i≤k} max(r_i, 0) / log2(i + 1), over the same sum for the ideal order of all judged | `ndcg_cut_k` |
-//! | `map`, `map@k` | (1/R) Σ_i rel_i · P@i, over all ranks or to rank k | `map`, `map_cut_k` |
-//! | `recall@k` | Σ_{i≤k} rel_i / R | `recall_k` |
-//! | `p@k` | Σ_{i≤k} rel_i / k | `P_k` |
-//! | `success@k` | 1 if any rel_i with i ≤ k | `success_k` |
+//! | `ndcg@k` | `Σ_{i≤k} max(r(i), 0) / log2(i + 1)`, over the same sum for the ideal order of all judged | `ndcg_cut_k` |
+//! | `map`, `map@k` | `(1/R) Σ rel(i) · P@i`, over all ranks or to rank k | `map`, `map_cut_k` |
+//! | `recall@k` | `Σ_{i≤k} rel(i) / R` | `recall_k` |
+//! | `p@k` | `Σ_{i≤k} rel(i) / k` | `P_k` |
+//! | `success@k` | 1 if any `rel(i)` with i ≤ k is | `success_k` |
 //! | `mrr`, `mrr@k` | 1 / rank of the first relevant document, 0 if none (within k) | `recip_rank` |
 //!
 //! Documents are ranked by score (`f32`) descending, then by id descending byte-wise; the order of the run is
@@ -26,11 +26,11 @@ use serde::{Deserialize, Serialize};
 pub struct EvalOptions {
     /// Ranks at which the metrics with `@k` are cut.
     pub ks: Vec<usize>,
-    /// A document is relevant from this grade on (trec_eval's `-l`).
+    /// A document is relevant from this grade on (`trec_eval`'s `-l`).
     pub relevance: i64,
-    /// Whether judged queries that the run does not have count as 0 in the means (trec_eval's `-c`).
+    /// Whether judged queries that the run does not have count as 0 in the means (`trec_eval`'s `-c`).
     pub count_missing: bool,
-    /// Only so many documents of a query are looked at, the best ones (trec_eval's `-M`).
+    /// Only so many documents of a query are looked at, the best ones (`trec_eval`'s `-M`).
     pub max_depth: Option<usize>,
 }
 
@@ -80,16 +80,13 @@ pub fn evaluate(qrels: &Qrels, run: &Run, options: &EvalOptions) -> Evaluation {
     ks.dedup();
     let none = Vec::new();
     for (id, judgments) in qrels {
-        let hits = match run.get(id).filter(|hits| !hits.is_empty()) {
-            Some(hits) => hits,
-            None => {
-                out.missing.push(id.clone());
-                if !options.count_missing {
-                    continue;
-                }
-                &none
+        let hits = run.get(id).unwrap_or(&none);
+        if hits.is_empty() {
+            out.missing.push(id.clone());
+            if !options.count_missing {
+                continue;
             }
-        };
+        }
         let grades = ranked_grades(hits, judgments, options.max_depth);
         let relevant = judgments.values().filter(|&&g| g >= options.relevance).count();
         out.queries += 1;
@@ -110,7 +107,7 @@ pub fn evaluate(qrels: &Qrels, run: &Run, options: &EvalOptions) -> Evaluation {
     out
 }
 
-/// The order in which trec_eval reads a run: score descending, then id descending byte-wise.
+/// The order in which `trec_eval` reads a run: score descending, then id descending byte-wise.
 pub fn trec_order(a: &Hit, b: &Hit) -> std::cmp::Ordering {
     // `+ 0.0` makes one zero of the two.
     (b.score + 0.0).total_cmp(&(a.score + 0.0)).then_with(|| b.id.as_bytes().cmp(a.id.as_bytes()))
@@ -146,7 +143,7 @@ fn one_query(
     }
     let gains: Vec<i64> = grades.iter().map(|g| g.unwrap_or(0).max(0)).collect();
     let share = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-    let first = grades.iter().position(|g| is_relevant(g)).map(|i| i + 1);
+    let first = grades.iter().position(is_relevant).map(|i| i + 1);
     for &k in ks {
         let cut = k.min(grades.len());
         values.insert(format!("ndcg@{k}"), share(dcg(&gains, k), dcg(ideal, k)));

@@ -120,9 +120,8 @@ impl Batch {
         }
         for query in &mut batch.queries {
             let positives = &data.queries[query.query].positives;
-            query.known = (0..batch.documents.len())
-                .filter(|&c| positives.binary_search(&batch.documents[c]).is_ok())
-                .collect();
+            query.known =
+                (0..batch.documents.len()).filter(|&c| positives.binary_search(&batch.documents[c]).is_ok()).collect();
         }
         batch
     }
@@ -165,7 +164,10 @@ mod tests {
             items.sort_unstable();
             assert_eq!(items, (0..7).collect::<Vec<_>>());
         }
-        assert_ne!(all[..7].iter().map(|i| i.1).collect::<Vec<_>>(), all[7..14].iter().map(|i| i.1).collect::<Vec<_>>());
+        assert_ne!(
+            all[..7].iter().map(|i| i.1).collect::<Vec<_>>(),
+            all[7..14].iter().map(|i| i.1).collect::<Vec<_>>()
+        );
         // Any place can be read alone.
         assert_eq!(Stream::new(7, 3).take(11, 4), all[11..15]);
         assert_ne!(Stream::new(7, 4).take(0, 21), all);
@@ -181,10 +183,8 @@ mod tests {
             known: known.to_vec(),
         };
         // Column 2 is another known positive of query 0; query 1's negative is query 0's negative too.
-        let batch = Batch {
-            queries: vec![query(0, &[1], &[0, 2]), query(2, &[1, 3], &[2])],
-            documents: vec![10, 11, 12, 13],
-        };
+        let batch =
+            Batch { queries: vec![query(0, &[1], &[0, 2]), query(2, &[1, 3], &[2])], documents: vec![10, 11, 12, 13] };
         let columns = |q, rule| batch.candidates(q, rule).map(|c| c.columns);
         assert_eq!(columns(0, Candidates::Batch), Some(vec![0, 1, 3]));
         assert_eq!(columns(1, Candidates::Batch), Some(vec![0, 1, 2, 3]));

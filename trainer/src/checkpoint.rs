@@ -102,9 +102,8 @@ impl Checkpoints {
     /// Total steps of the checkpoints that are there, ascending.
     pub fn steps(&self) -> Vec<usize> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
-        let mut steps: Vec<usize> = entries
-            .filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
-            .collect();
+        let mut steps: Vec<usize> =
+            entries.filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
         steps.sort_unstable();
         steps
     }
@@ -155,9 +154,8 @@ impl Checkpoints {
         let Some(&step) = self.steps().last() else { return Ok(None) };
         let path = self.path(step);
         let stored: Stored = files::read_json(&path.join("state.json"))?;
-        let refuse = |message: String, hint: &str| {
-            Err(Error::Checkpoint { path: path.clone(), message, hint: hint.to_owned() })
-        };
+        let refuse =
+            |message: String, hint: &str| Err(Error::Checkpoint { path: path.clone(), message, hint: hint.to_owned() });
         if stored.format != FORMAT {
             return refuse(
                 format!("its form is {}, this version reads {FORMAT}", stored.format),

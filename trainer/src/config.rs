@@ -232,9 +232,7 @@ impl TrainConfig {
         if l.kl.weight > 0.0 && l.kl.teacher == Teacher::Rows && l.kl.candidates != Candidates::Own {
             return bad("kl.candidates", "stored scores cover a row's own documents only: use `own`");
         }
-        if self.has_contrastive()
-            && l.infonce.weight + l.kl.weight + l.margin_mse.weight + l.lexical.weight == 0.0
-        {
+        if self.has_contrastive() && l.infonce.weight + l.kl.weight + l.margin_mse.weight + l.lexical.weight == 0.0 {
             return bad("infonce.weight", "every term that learns has weight 0; set one, or `train.steps: 0`");
         }
         Ok(())
@@ -282,9 +280,8 @@ mod tests {
 
     #[test]
     fn overrides_reach_every_depth() {
-        let set = |items: &[&str]| {
-            TrainConfig::parse(SMALL, &items.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
-        };
+        let set =
+            |items: &[&str]| TrainConfig::parse(SMALL, &items.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let c = set(&["train.losses.kl.weight=0.5", "train.losses.flops.weight=1e-4", "run.dir=runs/a b"]).unwrap();
         assert!((c.train.losses.kl.weight - 0.5).abs() < 1e-18);
         assert!((c.train.losses.flops.weight - 1e-4).abs() < 1e-18);

@@ -225,6 +225,7 @@ impl TrainingData {
             add(&mut e.scores.iter().map(|s| u64::from(s.to_bits())));
         }
         add(&mut self.held_out.iter().map(|&q| q as u64));
+        add(&mut self.held_out_documents.iter().map(|&d| d as u64));
         files::hex(&hasher.finalize())
     }
 }
@@ -237,10 +238,7 @@ struct DocumentPlaces {
 
 impl DocumentPlaces {
     fn new(corpus: &[(String, String)]) -> Self {
-        Self {
-            by_id: corpus.iter().enumerate().map(|(n, (id, _))| (id.clone(), n)).collect(),
-            by_text: HashMap::new(),
-        }
+        Self { by_id: corpus.iter().enumerate().map(|(n, (id, _))| (id.clone(), n)).collect(), by_text: HashMap::new() }
     }
 
     /// The number of a row's document: the corpus's by its id, else by its text, else a new one.

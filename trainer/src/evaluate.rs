@@ -104,8 +104,7 @@ impl<'a> Evaluator<'a> {
         let started = Instant::now();
         let task = progress.start("Evaluating", self.pool.len() as u64);
         let documents = &self.data.documents;
-        let vectors =
-            network.vectors(parameters, documents, &self.pool, cancel, |done| task.advance(done as u64))?;
+        let vectors = network.vectors(parameters, documents, &self.pool, cancel, |done| task.advance(done as u64))?;
         let active = vectors.iter().map(|v| v.len() as f64).sum::<f64>() / vectors.len().max(1) as f64;
         let index = InvertedIndex::build(
             self.pool.iter().zip(vectors).map(|(&number, vector)| (documents.id(number).to_owned(), vector)),

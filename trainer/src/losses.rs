@@ -31,9 +31,9 @@ impl Scores {
         let values = queries
             .par_iter()
             .flat_map_iter(|query| {
-                documents.chunks_exact(vocab).map(|row| {
-                    query.iter().map(|(id, w)| f64::from(w) * f64::from(row[id as usize])).sum::<f64>()
-                })
+                documents
+                    .chunks_exact(vocab)
+                    .map(|row| query.iter().map(|(id, w)| f64::from(w) * f64::from(row[id as usize])).sum::<f64>())
             })
             .collect();
         Self { queries: queries.len(), documents: n, values }

@@ -88,8 +88,7 @@ impl MetricsLog {
             }
         }
         files::write_bytes(path, kept.as_bytes())?;
-        let file =
-            OpenOptions::new().append(true).open(path).map_err(|e| nsparse_core::Error::io("write", path, e))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| nsparse_core::Error::io("write", path, e))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 

@@ -32,8 +32,7 @@ pub fn write_model(folder: &Path, model: &BertMlm, data: &TrainingData, config: 
                 files::write_bytes(&new.join("idf.meta.json"), files::read_text(&beside)?.as_bytes())?;
             }
         }
-        let mut facts =
-            ModelFacts::new(config.model.activation, config.data.max_tokens, config.data.template.clone());
+        let mut facts = ModelFacts::new(config.model.activation, config.data.max_tokens, config.data.template.clone());
         facts.weights_sha256 = Some(files::sha256_file(&new.join("model.safetensors"))?.0);
         facts.recipe = serde_json::to_value(config).ok();
         files::write_json(&new.join("nsparse.json"), &facts)?;

@@ -113,14 +113,13 @@ impl Network {
         gradient: &mut [f32],
     ) -> Result<()> {
         let (activation, zeroed) = (self.activation, &self.zeroed);
-        slopes
-            .par_chunks_exact_mut(self.vocab)
-            .zip(encoded.forward.pooled.par_chunks_exact(self.vocab))
-            .for_each(|(row, pooled)| {
+        slopes.par_chunks_exact_mut(self.vocab).zip(encoded.forward.pooled.par_chunks_exact(self.vocab)).for_each(
+            |(row, pooled)| {
                 for ((slope, &v), &zeroed) in row.iter_mut().zip(pooled).zip(zeroed) {
                     *slope = if zeroed || *slope == 0.0 { 0.0 } else { *slope * activation.derivative(v) };
                 }
-            });
+            },
+        );
         if let Some(below) = below {
             for (slope, b) in slopes.iter_mut().zip(below) {
                 *slope += b;

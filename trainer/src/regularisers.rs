@@ -187,8 +187,7 @@ mod tests {
         let value = term.add(&weights, V, &targets, 1.0, &mut g, &mut below);
         let expected = (0.25 + 4.0 + 0.1 * (2.25 + 0.0625) + 0.1 * (0.5625 + 4.0)) / 2.0;
         assert!((value - expected).abs() < 1e-6, "{value} against {expected}");
-        let differences =
-            numeric(&weights, |w| term.add(w, V, &targets, 0.0, &mut vec![0.0; 10], &mut vec![0.0; 10]));
+        let differences = numeric(&weights, |w| term.add(w, V, &targets, 0.0, &mut vec![0.0; 10], &mut vec![0.0; 10]));
         assert_close(&g, &differences, &weights);
         // Own token 1 of document 0 is not active: drawn up with the slope 2·(0 − 2)/2; nothing else is.
         let drawn: Vec<usize> = (0..below.len()).filter(|&i| below[i] != 0.0).collect();

@@ -120,8 +120,7 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
     }
     // Only now: a run that cannot go on must not touch what lies there.
     config.save(&dir.join("config.yaml"))?;
-    let mut log =
-        MetricsLog::open(&dir.join("metrics.jsonl"), state.total_steps, state.evaluations.len())?;
+    let mut log = MetricsLog::open(&dir.join("metrics.jsonl"), state.total_steps, state.evaluations.len())?;
     if moments.is_none() && needs_calibration(config, &model) {
         let (section, seed) = (&config.calibration, config.run.seed);
         let documents = &data.documents;
@@ -132,8 +131,18 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
     }
     let preparing_seconds = started.elapsed().as_secs_f64();
 
-    let mut run =
-        Run { config, hooks, network, data: &data, model, evaluator, checkpoints, log, state, stage_count: stages.len() };
+    let mut run = Run {
+        config,
+        hooks,
+        network,
+        data: &data,
+        model,
+        evaluator,
+        checkpoints,
+        log,
+        state,
+        stage_count: stages.len(),
+    };
     let mut finished = true;
     while run.state.stage < stages.len() {
         let index = run.state.stage;

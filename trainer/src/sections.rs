@@ -421,14 +421,7 @@ pub struct OptimizerSection {
 
 impl Default for OptimizerSection {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.01,
-            decay_all: false,
-            max_grad_norm: Some(1.0),
-        }
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, decay_all: false, max_grad_norm: Some(1.0) }
     }
 }
 

@@ -99,10 +99,8 @@ impl Stage for WarmStart<'_> {
         let count = self.section.batch_documents;
         let numbers: Vec<usize> = self.stream.take(step * count, count).into_iter().map(|(_, n)| n).collect();
         let micro = if self.section.micro_batch == 0 { count } else { self.section.micro_batch };
-        let term = LexicalTerm {
-            other_weight: self.section.other_weight,
-            slope_below_zero: self.section.slope_below_zero,
-        };
+        let term =
+            LexicalTerm { other_weight: self.section.other_weight, slope_below_zero: self.section.slope_below_zero };
         let mut outcome = StepOutcome::default();
         for chunk in numbers.chunks(micro) {
             let dropout = dropout_of(self.section.dropout, self.seed, step);

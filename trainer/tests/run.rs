@@ -38,6 +38,9 @@ struct Counting {
 impl Progress for StopAfter<'_> {
     fn start(&self, name: &str, _total: u64) -> Box<dyn Task> {
         let left = (name == self.bar).then(|| AtomicUsize::new(self.steps));
+        if left.is_some() && self.steps == 0 {
+            self.cancel.cancel();
+        }
         Box::new(Counting { cancel: self.cancel.clone(), left })
     }
 }
@@ -83,7 +86,11 @@ fn a_run_learns_and_writes_what_it_promises() {
     assert!((calibration.active_after - 12.0).abs() < 6.0, "{calibration:?}");
     let lines = steps(dir);
     let losses = |stage: &str| -> Vec<f64> {
-        lines.iter().filter(|l| l["stage"] == stage && l["kind"] == "step").map(|l| l["loss"].as_f64().unwrap()).collect()
+        lines
+            .iter()
+            .filter(|l| l["stage"] == stage && l["kind"] == "step")
+            .map(|l| l["loss"].as_f64().unwrap())
+            .collect()
     };
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let warm = losses("warm_start");
@@ -120,16 +127,15 @@ fn a_stopped_run_goes_on_bit_for_bit() {
     let world = world(folder.path());
     let whole = recipe(&world, "whole", &[]);
     let straight = run(&whole, Start::New);
-    // Once within each stage, on and off the steps that write checkpoints anyway, and within an evaluation.
-    for (bar, count, done) in [("Warm start", 7, 7), ("Training", 5, 17), ("Evaluating", 40, 16)] {
+    // Once within each stage, on and off the steps that write checkpoints anyway, and at the start of an evaluation.
+    for (bar, count, done) in [("Warm start", 7, 7), ("Training", 5, 17), ("Evaluating", 0, 12)] {
         let config = recipe(&world, &format!("stopped at {count}"), &[]);
         let cancel = Cancel::default();
         let stopped = try_run(&config, Start::New, &cancel, &StopAfter { cancel: &cancel, bar, steps: count });
         let stopped = stopped.unwrap();
         assert!(!stopped.finished);
-        if bar != "Evaluating" {
-            assert_eq!(stopped.steps, done, "{bar}");
-        }
+        assert_eq!(stopped.steps, done, "{bar}");
+        assert_eq!(stopped.evaluations.len(), if done < 13 { 0 } else { 2 }, "{bar}");
         let resumed = run(&config, Start::Continue);
         assert!(resumed.finished);
         assert_eq!(resumed.best.as_ref().map(|b| (b.step, b.value)), straight.best.as_ref().map(|b| (b.step, b.value)));
@@ -144,4 +150,151 @@ fn a_stopped_run_goes_on_bit_for_bit() {
             assert!(read(&config.run.dir) == read(&whole.run.dir), "{bar}: {name}");
         }
     }
+}
+
+#[test]
+fn a_checkpoint_of_another_recipe_is_refused_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let config = recipe(&world, "run", &[]);
+    let cancel = Cancel::default();
+    let stop = StopAfter { cancel: &cancel, bar: "Warm start", steps: 4 };
+    try_run(&config, Start::New, &cancel, &stop).unwrap();
+    let before = steps(&config.run.dir);
+    let refused = |config: &TrainConfig| {
+        let error = try_run(config, Start::Continue, &Cancel::default(), &NoProgress).unwrap_err();
+        assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+        assert!(error.hint().is_some());
+        error.to_string()
+    };
+    let message = refused(&recipe(&world, "run", &["train.learning_rate.encoder=1e-4"]));
+    assert!(message.contains("`train.learning_rate.encoder` is 0.002 there and 0.0001 here"), "{message}");
+    // Other data under the same recipe.
+    let rows = std::fs::read_to_string(world.join("rows.jsonl")).unwrap();
+    let fewer: Vec<&str> = rows.lines().skip(1).collect();
+    std::fs::write(world.join("rows.jsonl"), fewer.join("\n")).unwrap();
+    let message = refused(&config);
+    assert!(message.contains("data"), "{message}");
+    // Nothing was touched, and the old run still goes on; how often it logs may differ.
+    std::fs::write(world.join("rows.jsonl"), rows).unwrap();
+    assert_eq!(steps(&config.run.dir), before);
+    assert!(run(&recipe(&world, "run", &["run.log_every=5"]), Start::Continue).finished);
+}
+
+#[test]
+fn a_folder_with_a_run_is_not_overwritten_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let config = recipe(&world, "run", &["warm_start.steps=2", "train.steps=0"]);
+    let summary = run(&config, Start::New);
+    assert!(summary.finished && summary.evaluations.is_empty() && summary.model_dir.is_some());
+    let error = try_run(&config, Start::New, &Cancel::default(), &NoProgress).unwrap_err();
+    assert!(error.to_string().contains("holds a run already"), "{error}");
+    assert_eq!(run(&config, Start::Replace).steps, 2);
+}
+
+#[test]
+fn the_gradient_cache_and_micro_batches_change_nothing_but_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let losses = |run_name: &str, overrides: &[&str]| -> Vec<f64> {
+        let config = recipe(&world, run_name, overrides);
+        run(&config, Start::New);
+        steps(&config.run.dir).iter().filter_map(|l| l["loss"].as_f64()).collect()
+    };
+    let whole = losses("whole", &[]);
+    let parts = losses("parts", &["train.micro_batch=3", "warm_start.micro_batch=3"]);
+    assert_eq!(whole.len(), 22);
+    for (step, (a, b)) in whole.iter().zip(&parts).enumerate() {
+        assert!((a - b).abs() < 1e-3 * a.abs(), "step {step}: {a} against {b}");
+    }
+}
+
+#[test]
+fn accumulated_batches_are_averaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let only = ["warm_start.steps=0", "train.dropout=0", "train.learning_rate={encoder: 1e-12, head: 1e-12}"];
+    let losses = |run_name: &str, more: &[&str]| -> Vec<f64> {
+        let config = recipe(&world, run_name, &[&only[..], more].concat());
+        run(&config, Start::New);
+        steps(&config.run.dir).iter().filter_map(|l| l["parts"]["infonce"].as_f64()).collect()
+    };
+    let single = losses("single", &["train.steps=4"]);
+    let double = losses("double", &["train.steps=2", "train.accumulation=2"]);
+    for (step, value) in double.iter().enumerate() {
+        let mean = f64::midpoint(single[2 * step], single[2 * step + 1]);
+        assert!((value - mean).abs() < 1e-4 * mean, "step {step}: {value} against {mean}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_step_and_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let config = recipe(&world, "run", &["warm_start.learning_rate.encoder=1e30", "optimizer.max_grad_norm=null"]);
+    let error = try_run(&config, Start::New, &Cancel::default(), &NoProgress).unwrap_err();
+    let Error::NonFinite { stage, step, hint, .. } = &error else { panic!("{error}") };
+    assert_eq!(*stage, "warm_start");
+    assert!(*step > 1 && *step < 12 && !hint.is_empty(), "{error}");
+    assert!(!config.run.dir.join("model").exists());
+}
+
+#[test]
+fn stored_teacher_scores_are_learned_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let scored: String = (0..12)
+        .map(|q| {
+            let docs: Vec<String> =
+                (0..4).map(|d| format!("{} {}", common::word(q + 7 * d), common::word(d))).collect();
+            let row = serde_json::json!({"query": common::word(q), "docs": docs, "scores": [3.0, 2.0, 1.0, 0.0]});
+            format!("{row}\n")
+        })
+        .collect();
+    std::fs::write(world.join("rows.jsonl"), scored).unwrap();
+    let only_kl = [
+        "data.dir=null",
+        "eval.fraction=0",
+        "train.losses.kl.teacher=rows",
+        "train.losses.kl.candidates=own",
+        "train.negatives=3",
+    ];
+    let refused = try_run(&recipe(&world, "a", &only_kl), Start::New, &Cancel::default(), &NoProgress).unwrap_err();
+    assert!(refused.to_string().contains("`train.losses.infonce.weight`"), "{refused}");
+    let config = recipe(
+        &world,
+        "b",
+        &[
+            &only_kl[..],
+            &[
+                "train.losses.infonce.weight=0",
+                "train.losses.lexical.weight=0",
+                "train.steps=60",
+                "train.learning_rate={encoder: 1e-2, head: 1e-2}",
+            ],
+        ]
+        .concat(),
+    );
+    run(&config, Start::New);
+    let kl: Vec<f64> = steps(&config.run.dir).iter().filter_map(|l| l["parts"]["kl"].as_f64()).collect();
+    assert!(kl[50..].iter().sum::<f64>() < 0.7 * kl[..10].iter().sum::<f64>(), "{kl:?}");
+}
+
+#[test]
+fn check_reports_without_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let config = recipe(&world, "run", &["train.negatives=3", "data.max_tokens=8"]);
+    let report = check(&config, &Cancel::default(), &NoProgress).unwrap();
+    assert_eq!((report.documents, report.queries, report.rows), (common::DOCUMENTS, common::QUERIES, common::QUERIES));
+    assert_eq!((report.held_out_queries, report.examples), (4, 16));
+    assert_eq!(report.rows_short_of_negatives, common::QUERIES);
+    // Every document has 8 pieces, of which 6 fit.
+    assert!((report.truncated_documents - 1.0).abs() < 1e-12 && (report.truncated_pieces - 0.25).abs() < 1e-12);
+    assert_eq!(report.lengths.histogram[0].1, common::DOCUMENTS);
+    assert_eq!(report.stages.len(), 2);
+    assert!(report.seconds > 0.0 && report.memory_bytes.is_none_or(|b| b > 1 << 20));
+    assert!(report.to_string().contains("cut by max_tokens  100.0 % of documents, 25.0 % of word pieces"));
+    assert!(!config.run.dir.exists());
 }

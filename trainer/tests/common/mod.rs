@@ -52,7 +52,8 @@ pub(crate) fn world(folder: &Path) -> PathBuf {
     let data = folder.join("data");
     std::fs::create_dir_all(data.join("qrels")).unwrap();
     let text = |words: &[usize]| words.iter().map(|&w| word(w)).collect::<Vec<_>>().join(" ");
-    let (mut corpus, mut queries, mut qrels) = (String::new(), String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
+    let (mut corpus, mut queries, mut qrels) =
+        (String::new(), String::new(), "query-id\tcorpus-id\tscore\n".to_owned());
     for d in 0..DOCUMENTS {
         let words = document(d);
         let line = serde_json::json!({"_id": format!("d{d}"), "title": text(&words[..2]), "text": text(&words[2..])});

@@ -89,9 +89,19 @@ fn settings(batch_tokens: usize) -> EncodeSettings {
     EncodeSettings { batch_tokens, ..EncodeSettings::new(Activation::Splade, 10, zeroed) }
 }
 
+/// The vectors by the plain backend; the crate's own kernels have to give the same, or fail alike.
 fn encode(model: &BertMlm, settings: &EncodeSettings, texts: &[&str]) -> Result<Vec<SparseVector>, Error> {
-    let backend = CandleBackend::cpu(&model.config);
-    encode_with(&model.parameters, &backend, &tokenizer(), settings, texts, &NoProgress, &Cancel::default())
+    let on = |device| {
+        let backend = create(&model.config, device)?;
+        encode_with(&model.parameters, &*backend, &tokenizer(), settings, texts, &NoProgress, &Cancel::default())
+    };
+    let (plain, kernels) = (on(Device::CpuReference), on(Device::Cpu));
+    match (&plain, &kernels) {
+        (Ok(plain), Ok(kernels)) => plain.iter().zip(kernels).for_each(|(a, b)| assert_close(a, b)),
+        (Err(plain), Err(kernels)) => assert_eq!(plain.to_string(), kernels.to_string()),
+        _ => panic!("one backend fails, the other does not: {plain:?}, {kernels:?}"),
+    }
+    plain
 }
 
 /// Equal ids, weights within float32's rounding.

@@ -443,7 +443,7 @@ fn parse(bytes: &[u8]) -> Value {
 
 /// Type and reason of the innermost cause. ML Commons and proxies answer in other shapes than the core does;
 /// what is no OpenSearch error gives its first characters as the reason.
-fn unwrap_reason(body: &Value) -> (String, String) {
+pub(crate) fn unwrap_reason(body: &Value) -> (String, String) {
     fn text(value: &Value, key: &str) -> String {
         value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
     }

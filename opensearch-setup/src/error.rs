@@ -217,7 +217,7 @@ impl Error {
                 }
             }),
             Self::Unauthorized { .. } => {
-                Some("check user and password (NSPARSE_OPENSEARCH_USER, NSPARSE_OPENSEARCH_PASSWORD)".to_owned())
+                Some("check user and password (--user, and the password in the environment)".to_owned())
             }
             Self::Forbidden { .. } => Some("ask the cluster's administrator for a role that allows it".to_owned()),
             Self::Api(e) => api_hint(e),

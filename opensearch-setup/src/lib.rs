@@ -3,12 +3,20 @@
 //!
 //! The public interface blocks; [`Cluster`] owns the runtime on which its requests run.
 
+pub mod bm25;
 pub mod capabilities;
 pub mod client;
 pub mod error;
+pub mod index;
+pub mod ingest;
 pub mod ml;
 pub mod node;
+pub mod search;
 
+pub use bm25::bm25_searcher;
 pub use capabilities::{Capabilities, Version};
 pub use client::{Auth, Body, Cluster, ClusterConfig, Method, NDJSON, Response, RetryPolicy, Secret};
 pub use error::{ApiError, Error, Result, Unreachable};
+pub use index::{IndexSpec, Kind, OwnIndex, State};
+pub use ingest::{IngestOptions, IngestReport, Rejected, ingest, ingest_encoded, ingest_texts, ingest_vectors};
+pub use search::{Bm25Searcher, Found, SparseMode, SparseSearcher, bm25_query, search_sources};

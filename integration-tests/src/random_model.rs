@@ -59,6 +59,19 @@ fn config(v: usize, h: usize, layers: usize, heads: usize, inner: usize, positio
 /// # Errors
 /// If a file cannot be written.
 pub fn write(folder: &Path, shape: &Shape, seed: u64) -> std::result::Result<(), nsparse_encoder::Error> {
+    write_with(folder, shape, seed, &tokenizer(shape.config.vocab_size)?)
+}
+
+/// As [`write`], with a tokenizer at hand; it has as many entries as the shape.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write_with(
+    folder: &Path,
+    shape: &Shape,
+    seed: u64,
+    tokenizer: &TextTokenizer,
+) -> std::result::Result<(), nsparse_encoder::Error> {
     let mut model = BertMlm::random(shape.config.clone(), seed);
     // Norms and biases differ from 1 and 0, so that a forgotten one shows.
     let mut noise = Noise(seed);
@@ -73,7 +86,6 @@ pub fn write(folder: &Path, shape: &Shape, seed: u64) -> std::result::Result<(),
             *value = centre + 0.1 * noise.next();
         }
     }
-    let tokenizer = tokenizer(shape.config.vocab_size)?;
     // What has to be zeroed would be the heaviest of all.
     let bias = model.parameters.get_mut("cls.predictions.bias")?;
     for id in tokenizer.weightless().into_iter().chain(DEAD) {
@@ -86,7 +98,7 @@ pub fn write(folder: &Path, shape: &Shape, seed: u64) -> std::result::Result<(),
     let idf = (0..tokenizer.vocabulary().len() as u32)
         .map(|id| if special.contains(&id) { 0.0 } else { 1.0 + (id % 97) as f32 / 16.0 })
         .collect();
-    IdfTable::from_weights(idf).save(&folder.join("idf.json"), &tokenizer)?;
+    IdfTable::from_weights(idf).save(&folder.join("idf.json"), tokenizer)?;
     let mut facts = ModelFacts::new(shape.activation, shape.max_tokens, DocumentTemplate::default());
     facts.dead_ids = DEAD.to_vec();
     files::write_json(&folder.join("nsparse.json"), &facts)?;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(feature = "data")]
+use std::path::PathBuf;
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{DocumentEncoder as _, SparseVector, TextTokenizer, TokenId};
@@ -11,6 +13,8 @@ use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_exporter::{TorchScript, export};
 use nsparse_integration_tests::djl::{Djl, djl_outputs, djl_tokens};
 use nsparse_integration_tests::golden::{GoldenFile, VOCABULARY, documents, special_ids, tiny_bert};
+#[cfg(feature = "data")]
+use nsparse_integration_tests::random_model::write_with;
 use nsparse_integration_tests::random_model::{Shape, fifty_texts, write};
 
 const ENGINES: [Djl; 2] = [Djl::V0_28, Djl::V0_21];
@@ -80,45 +84,62 @@ fn ids_beyond_the_last_position_are_cut_inside_the_graph() {
 /// one that `NSPARSE_MODEL` names.
 #[test]
 fn a_package_gives_our_encoders_vectors_for_fifty_texts() {
+    if let Some(model) = std::env::var_os("NSPARSE_MODEL") {
+        return check_package(Path::new(&model));
+    }
     let folder = tempfile::tempdir().unwrap();
-    let model = match std::env::var_os("NSPARSE_MODEL") {
+    write(folder.path(), &Shape::minilm(), 11).unwrap();
+    check_package(folder.path());
+}
+
+/// The same with bert-base-uncased's own vocabulary, which has what a made one has not: Chinese characters,
+/// symbols, a thousand `[unusedN]`.
+#[cfg(feature = "data")]
+#[test]
+fn a_package_with_berts_own_vocabulary_does_too() {
+    let data = match std::env::var_os("NSPARSE_TEST_DATA") {
         Some(path) => PathBuf::from(path),
-        None => {
-            let path = folder.path().join("model");
-            write(&path, &Shape::minilm(), 11).unwrap();
-            path
-        }
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
     };
-    let report = export(&model, &folder.path().join("package"), "check", "1.0.0").unwrap();
+    let tokenizer = TextTokenizer::load(&data.join("tokenizers/bert-base-uncased/tokenizer.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    write_with(folder.path(), &Shape::minilm(), 12, &tokenizer).unwrap();
+    check_package(folder.path());
+}
+
+/// Exports a model directory and holds what DJL makes of the package to what our encoder makes of the model:
+/// the same ids, the same strings, weights within 1e-4.
+fn check_package(model: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    let report = export(model, &folder.path().join("package"), "check", "1.0.0").unwrap();
     let archive = folder.path().join("check.pt");
     std::fs::write(&archive, entry(&report.document_zip, "check.pt")).unwrap();
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, entry(&report.document_zip, "tokenizer.json")).unwrap();
 
     let texts = fifty_texts();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     assert_eq!(texts.len(), 50);
-    let encoder = SparseEncoder::load(&model, Device::Cpu).unwrap();
+    let encoder = SparseEncoder::load(model, Device::Cpu).unwrap();
+    let window = encoder.settings().max_tokens;
+    let ids: Vec<_> = texts.iter().map(|text| encoder.tokenizer().window(text, window).unwrap().0).collect();
+    assert_eq!(ids.iter().map(Vec::len).max(), Some(report.manifest.max_tokens), "no text fills the window");
     let expected = encoder.encode(&texts).unwrap();
+    let zeroed = &report.manifest.zeroed_ids;
+    assert!(expected.iter().flat_map(|v| &v.ids).all(|id| zeroed.binary_search(id).is_err()));
     let active = expected.iter().map(SparseVector::len).sum::<usize>() as f64 / 50.0;
-    let shared = expected.iter().flat_map(|v| &v.ids).all(|id| report.manifest.zeroed_ids.binary_search(id).is_err());
-    assert!(shared, "our encoder gives weight to an id that the package zeroes");
     assert!((5.0..5000.0).contains(&active), "{active} active dimensions: the comparison would say little");
-    let tokenizer = folder.path().join("tokenizer.json");
-    std::fs::write(&tokenizer, entry(&report.document_zip, "tokenizer.json")).unwrap();
+    let largest = expected.iter().flat_map(|v| &v.weights).fold(0.0f32, |a, b| a.max(*b));
+
     for engine in ENGINES {
-        // Ids as ML Commons makes them: by its own tokenizer from the packaged file.
         let tokens = djl_tokens(engine, &tokenizer, &texts, report.manifest.vocabulary).unwrap();
         check_strings(&tokens.strings, encoder.tokenizer(), engine);
-        let longest = tokens.ids.iter().map(Vec::len).max();
-        assert_eq!(longest, Some(report.manifest.max_tokens), "no text is as long as the window");
+        assert_eq!(tokens.ids, ids, "{engine:?} cuts texts otherwise");
         let found = djl_outputs(engine, &archive, &tokens.ids, 1).unwrap();
         let mut worst = 0.0f32;
         for ((found, expected), text) in found.iter().zip(&expected).zip(&texts) {
             let start: String = text.chars().take(40).collect();
             worst = worst.max(assert_close(found, expected, 1e-4, &format!("{engine:?}, `{start}`")));
-        }
-        let mut largest = 0.0f32;
-        for weight in expected.iter().flat_map(|v| &v.weights) {
-            largest = largest.max(*weight);
         }
         println!("{engine:?}: {active:.1} active dimensions, weights to {largest:.2}, largest difference {worst:.2e}");
     }

@@ -82,12 +82,15 @@ impl Attention<'_> {
                     let scores = ensure(&mut scratch.scores, len * len);
                     let mut view = MatMut::new(scores, len, len);
                     product(&mut view, Store::Fresh, query.view(), key.view().t(), self.scale(), Threads::One);
-                    self.level.run(|| {
-                        for (i, (row, log_sum)) in scores.chunks_exact_mut(len).zip(log_sums).enumerate() {
-                            *log_sum = softmax(row);
-                            drop_elements(row, self.mask(task, i, len));
-                        }
-                    });
+                    self.level.run(
+                        #[inline(always)]
+                        || {
+                            for (i, (row, log_sum)) in scores.chunks_exact_mut(len).zip(log_sums).enumerate() {
+                                *log_sum = softmax(row);
+                                drop_elements(row, self.mask(task, i, len));
+                            }
+                        },
+                    );
                     let probabilities = MatMut::new(scores, len, len);
                     product(&mut context, Store::Fresh, probabilities.view(), value.view(), 1.0, Threads::One);
                 });
@@ -132,19 +135,22 @@ impl Attention<'_> {
         product(&mut view, Store::Fresh, query.view(), key.view().t(), self.scale(), Threads::One);
         let mut view = MatMut::new(scores_gradient, len, len);
         product(&mut view, Store::Fresh, gradient.view(), value.view().t(), 1.0, Threads::One);
-        self.level.run(|| {
-            let lines = scores.chunks_exact_mut(len).zip(scores_gradient.chunks_exact_mut(len)).zip(log_sums);
-            for (i, ((row, row_gradient), log_sum)) in lines.enumerate() {
-                let total = math::dot(gradient.row(i), context.row(i));
-                let mask = self.mask(task, i, len);
-                drop_elements(row_gradient, mask);
-                for (p, g) in row.iter_mut().zip(row_gradient) {
-                    *p = math::exp(*p - log_sum);
-                    *g = *p * (*g - total);
+        self.level.run(
+            #[inline(always)]
+            || {
+                let lines = scores.chunks_exact_mut(len).zip(scores_gradient.chunks_exact_mut(len)).zip(log_sums);
+                for (i, ((row, row_gradient), log_sum)) in lines.enumerate() {
+                    let total = math::dot(gradient.row(i), context.row(i));
+                    let mask = self.mask(task, i, len);
+                    drop_elements(row_gradient, mask);
+                    for (p, g) in row.iter_mut().zip(row_gradient) {
+                        *p = math::exp(*p - log_sum);
+                        *g = *p * (*g - total);
+                    }
+                    drop_elements(row, mask);
                 }
-                drop_elements(row, mask);
-            }
-        });
+            },
+        );
         let dropped = MatMut::new(scores, len, len);
         product(&mut value, Store::Fresh, dropped.view().t(), gradient.view(), 1.0, Threads::One);
         let scores_gradient = MatMut::new(scores_gradient, len, len);

@@ -29,11 +29,14 @@ pub(super) fn forward(
     normed.rows[..tokens.len() * hidden].par_chunks_exact_mut(hidden).enumerate().for_each(|(row, x)| {
         let word = line(&places.words, tokens.batch.ids[row] as usize);
         let position = line(&places.positions, tokens.position(row));
-        level.run(|| {
-            for (((x, word), position), kind) in x.iter_mut().zip(word).zip(position).zip(token_type) {
-                *x = word + position + kind;
-            }
-        });
+        level.run(
+            #[inline(always)]
+            || {
+                for (((x, word), position), kind) in x.iter_mut().zip(word).zip(position).zip(token_type) {
+                    *x = word + position + kind;
+                }
+            },
+        );
     });
     norm(level, normed, tokens.len(), NOTHING, norm_weights, masks, y);
 }
@@ -41,13 +44,16 @@ pub(super) fn forward(
 /// Adds dL/d sum (`[T, H]`) to the rows of the tables, token after token.
 pub(super) fn backward(level: Level, tokens: &Tokens, places: &Places, sum_gradient: &[f32], gradient: &mut [f32]) {
     let hidden = sum_gradient.len() / tokens.len();
-    level.run(|| {
-        for (row, x) in sum_gradient.chunks_exact(hidden).enumerate() {
-            let word = places.words.start + tokens.batch.ids[row] as usize * hidden;
-            let position = places.positions.start + tokens.position(row) * hidden;
-            for start in [word, position, places.token_types.start] {
-                math::add(&mut gradient[start..start + hidden], x);
+    level.run(
+        #[inline(always)]
+        || {
+            for (row, x) in sum_gradient.chunks_exact(hidden).enumerate() {
+                let word = places.words.start + tokens.batch.ids[row] as usize * hidden;
+                let position = places.positions.start + tokens.position(row) * hidden;
+                for start in [word, position, places.token_types.start] {
+                    math::add(&mut gradient[start..start + hidden], x);
+                }
             }
-        }
-    });
+        },
+    );
 }

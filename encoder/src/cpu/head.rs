@@ -86,17 +86,20 @@ impl Head<'_> {
                 let logits = super::workspace::ensure(buffer, len * entries);
                 let rows = Mat::new(&rows[first * self.hidden..], len, self.hidden);
                 product(&mut MatMut::new(logits, len, entries), Store::Fresh, rows, decoder, 1.0, Threads::One);
-                self.level.run(|| {
-                    for (document, range) in group.clone().zip(documents) {
-                        let part = document * entries..(document + 1) * entries;
-                        maximum(
-                            &logits[(range.start - first) * entries..(range.end - first) * entries],
-                            bias,
-                            &mut block.pooled[part.clone()],
-                            &mut block.argmax[part],
-                        );
-                    }
-                });
+                self.level.run(
+                    #[inline(always)]
+                    || {
+                        for (document, range) in group.clone().zip(documents) {
+                            let part = document * entries..(document + 1) * entries;
+                            maximum(
+                                &logits[(range.start - first) * entries..(range.end - first) * entries],
+                                bias,
+                                &mut block.pooled[part.clone()],
+                                &mut block.argmax[part],
+                            );
+                        }
+                    },
+                );
             }
         });
         block
@@ -116,20 +119,23 @@ impl Head<'_> {
         }
         parts.into_par_iter().zip(self.documents.par_chunks(per_thread)).enumerate().for_each(
             |(number, (out, documents))| {
-                self.level.run(|| {
-                    out.fill(0.0);
-                    // Entry by entry over all documents of the thread: a decoder row is read once.
-                    for (entry, decoder) in decoder.chunks_exact(self.hidden).enumerate() {
-                        for (i, range) in documents.iter().enumerate() {
-                            let at = (number * per_thread + i) * self.vocabulary + entry;
-                            if grad_pooled[at] != 0.0 {
-                                let row = range.start - documents[0].start + usize::from(argmax[at]);
-                                let out = &mut out[row * self.hidden..(row + 1) * self.hidden];
-                                math::add_scaled(out, grad_pooled[at], decoder);
+                self.level.run(
+                    #[inline(always)]
+                    || {
+                        out.fill(0.0);
+                        // Entry by entry over all documents of the thread: a decoder row is read once.
+                        for (entry, decoder) in decoder.chunks_exact(self.hidden).enumerate() {
+                            for (i, range) in documents.iter().enumerate() {
+                                let at = (number * per_thread + i) * self.vocabulary + entry;
+                                if grad_pooled[at] != 0.0 {
+                                    let row = range.start - documents[0].start + usize::from(argmax[at]);
+                                    let out = &mut out[row * self.hidden..(row + 1) * self.hidden];
+                                    math::add_scaled(out, grad_pooled[at], decoder);
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
             },
         );
     }
@@ -137,31 +143,37 @@ impl Head<'_> {
     /// Adds dL/d decoder (`[V, H]`): each entry's gradient times the row that won it, document by document.
     pub(super) fn backward_decoder(&self, argmax: &[u16], grad_pooled: &[f32], rows: &[f32], gradient: &mut [f32]) {
         gradient.par_chunks_mut(ENTRIES * self.hidden).enumerate().for_each(|(block, gradient)| {
-            self.level.run(|| {
-                for (i, gradient) in gradient.chunks_exact_mut(self.hidden).enumerate() {
-                    for (document, range) in self.documents.iter().enumerate() {
-                        let at = document * self.vocabulary + block * ENTRIES + i;
-                        if grad_pooled[at] != 0.0 {
-                            let row = range.start + usize::from(argmax[at]);
-                            math::add_scaled(
-                                gradient,
-                                grad_pooled[at],
-                                &rows[row * self.hidden..(row + 1) * self.hidden],
-                            );
+            self.level.run(
+                #[inline(always)]
+                || {
+                    for (i, gradient) in gradient.chunks_exact_mut(self.hidden).enumerate() {
+                        for (document, range) in self.documents.iter().enumerate() {
+                            let at = document * self.vocabulary + block * ENTRIES + i;
+                            if grad_pooled[at] != 0.0 {
+                                let row = range.start + usize::from(argmax[at]);
+                                math::add_scaled(
+                                    gradient,
+                                    grad_pooled[at],
+                                    &rows[row * self.hidden..(row + 1) * self.hidden],
+                                );
+                            }
                         }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
     /// Adds dL/d bias (`[V]`).
     pub(super) fn backward_bias(&self, grad_pooled: &[f32], gradient: &mut [f32]) {
-        self.level.run(|| {
-            for row in grad_pooled.chunks_exact(self.vocabulary) {
-                math::add(gradient, row);
-            }
-        });
+        self.level.run(
+            #[inline(always)]
+            || {
+                for row in grad_pooled.chunks_exact(self.vocabulary) {
+                    math::add(gradient, row);
+                }
+            },
+        );
     }
 }
 

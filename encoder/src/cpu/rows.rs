@@ -28,15 +28,18 @@ pub(super) fn fill_with_bias(x: &mut [f32], bias: &[f32]) {
 pub(super) fn bias_gelu(level: Level, x: &mut [f32], bias: &[f32], y: &mut [f32]) {
     let width = bias.len();
     x.par_chunks_mut(width * BLOCK).zip(y.par_chunks_mut(width * BLOCK)).for_each(|(x, y)| {
-        level.run(|| {
-            for (x, y) in x.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)) {
-                for ((x, y), bias) in x.iter_mut().zip(y).zip(bias) {
-                    let u = *x + bias;
-                    *x = u;
-                    *y = math::gelu(u);
+        level.run(
+            #[inline(always)]
+            || {
+                for (x, y) in x.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)) {
+                    for ((x, y), bias) in x.iter_mut().zip(y).zip(bias) {
+                        let u = *x + bias;
+                        *x = u;
+                        *y = math::gelu(u);
+                    }
                 }
-            }
-        });
+            },
+        );
     });
 }
 
@@ -56,17 +59,20 @@ pub(super) fn gelu_backward(
         .zip(gradient.par_chunks_mut(width * BLOCK))
         .zip(partials.par_chunks_mut(width))
         .for_each(|((u, gradient), sums)| {
-            level.run(|| {
-                sums.fill(0.0);
-                for (u, gradient) in u.chunks_exact_mut(width).zip(gradient.chunks_exact_mut(width)) {
-                    for ((u, gradient), sum) in u.iter_mut().zip(gradient).zip(sums.iter_mut()) {
-                        let (value, slope) = math::gelu_with_slope(*u);
-                        *u = value;
-                        *gradient *= slope;
-                        *sum += *gradient;
+            level.run(
+                #[inline(always)]
+                || {
+                    sums.fill(0.0);
+                    for (u, gradient) in u.chunks_exact_mut(width).zip(gradient.chunks_exact_mut(width)) {
+                        for ((u, gradient), sum) in u.iter_mut().zip(gradient).zip(sums.iter_mut()) {
+                            let (value, slope) = math::gelu_with_slope(*u);
+                            *u = value;
+                            *gradient *= slope;
+                            *sum += *gradient;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     add_blocks(partials, bias_gradient);
 }
@@ -77,12 +83,15 @@ pub(super) fn add_column_sums(level: Level, x: &[f32], sums: &mut [f32], partial
     let blocks = x.len().div_ceil(width * BLOCK);
     let partials = ensure(partials, blocks * width);
     x.par_chunks(width * BLOCK).zip(partials.par_chunks_mut(width)).for_each(|(x, partial)| {
-        level.run(|| {
-            partial.fill(0.0);
-            for row in x.chunks_exact(width) {
-                math::add(partial, row);
-            }
-        });
+        level.run(
+            #[inline(always)]
+            || {
+                partial.fill(0.0);
+                for row in x.chunks_exact(width) {
+                    math::add(partial, row);
+                }
+            },
+        );
     });
     add_blocks(partials, sums);
 }
@@ -132,28 +141,32 @@ pub(super) fn norm(
         .zip(deviations.par_chunks_mut(BLOCK))
         .enumerate()
         .for_each(|(block, ((x, y), deviations))| {
-            level.run(|| {
-                let lines = x.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)).zip(deviations);
-                for (i, ((x, y), deviation)) in lines.enumerate() {
-                    let row = block * BLOCK + i;
-                    if let Some(bias) = before.bias {
-                        math::add(x, bias);
+            level.run(
+                #[inline(always)]
+                || {
+                    let lines = x.chunks_exact_mut(width).zip(y.chunks_exact_mut(width)).zip(deviations);
+                    for (i, ((x, y), deviation)) in lines.enumerate() {
+                        let row = block * BLOCK + i;
+                        if let Some(bias) = before.bias {
+                            math::add(x, bias);
+                        }
+                        drop_elements(x, before.masks.row(row, width));
+                        if let Some(residual) = before.residual {
+                            math::add(x, &residual[row * width..(row + 1) * width]);
+                        }
+                        let mean = math::sum(x, |x| x) / width as f32;
+                        let variance = math::sum(x, |x| (x - mean) * (x - mean)) / width as f32;
+                        *deviation = 1.0 / (variance + weights.epsilon).sqrt();
+                        for (((x, y), weight), bias) in
+                            x.iter_mut().zip(y.iter_mut()).zip(weights.weight).zip(weights.bias)
+                        {
+                            *x = (*x - mean) * *deviation;
+                            *y = *x * weight + bias;
+                        }
+                        drop_elements(y, after.row(row, width));
                     }
-                    drop_elements(x, before.masks.row(row, width));
-                    if let Some(residual) = before.residual {
-                        math::add(x, &residual[row * width..(row + 1) * width]);
-                    }
-                    let mean = math::sum(x, |x| x) / width as f32;
-                    let variance = math::sum(x, |x| (x - mean) * (x - mean)) / width as f32;
-                    *deviation = 1.0 / (variance + weights.epsilon).sqrt();
-                    for (((x, y), weight), bias) in x.iter_mut().zip(y.iter_mut()).zip(weights.weight).zip(weights.bias)
-                    {
-                        *x = (*x - mean) * *deviation;
-                        *y = *x * weight + bias;
-                    }
-                    drop_elements(y, after.row(row, width));
-                }
-            });
+                },
+            );
         });
 }
 
@@ -162,14 +175,17 @@ pub(super) fn norm_output(level: Level, normed: &Normed, weights: NormWeights, a
     let width = weights.weight.len();
     let x = &normed.rows[..y.len()];
     y.par_chunks_mut(width * BLOCK).zip(x.par_chunks(width * BLOCK)).enumerate().for_each(|(block, (y, x))| {
-        level.run(|| {
-            for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
-                for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weights.weight).zip(weights.bias) {
-                    *y = x * weight + bias;
+        level.run(
+            #[inline(always)]
+            || {
+                for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+                    for (((y, x), weight), bias) in y.iter_mut().zip(x).zip(weights.weight).zip(weights.bias) {
+                        *y = x * weight + bias;
+                    }
+                    drop_elements(y, after.row(block * BLOCK + i, width));
                 }
-                drop_elements(y, after.row(block * BLOCK + i, width));
-            }
-        });
+            },
+        );
     });
 }
 
@@ -220,33 +236,37 @@ pub(super) fn norm_backward(
         .zip(partials.par_chunks_mut(width * 3))
         .enumerate()
         .for_each(|(block, (((gradient, branch), normed_rows), partial))| {
-            level.run(|| {
-                partial.fill(0.0);
-                let (weight_sums, rest) = partial.split_at_mut(width);
-                let (bias_sums, before_sums) = rest.split_at_mut(width);
-                for (i, (g, n)) in gradient.chunks_exact_mut(width).zip(normed_rows.chunks_exact(width)).enumerate() {
-                    let row = block * BLOCK + i;
-                    drop_elements(g, after.row(row, width));
-                    for ((((g, n), weight), weight_sum), bias_sum) in
-                        g.iter_mut().zip(n).zip(*weight).zip(weight_sums.iter_mut()).zip(bias_sums.iter_mut())
+            level.run(
+                #[inline(always)]
+                || {
+                    partial.fill(0.0);
+                    let (weight_sums, rest) = partial.split_at_mut(width);
+                    let (bias_sums, before_sums) = rest.split_at_mut(width);
+                    for (i, (g, n)) in gradient.chunks_exact_mut(width).zip(normed_rows.chunks_exact(width)).enumerate()
                     {
-                        *weight_sum += *g * n;
-                        *bias_sum += *g;
-                        *g *= weight;
+                        let row = block * BLOCK + i;
+                        drop_elements(g, after.row(row, width));
+                        for ((((g, n), weight), weight_sum), bias_sum) in
+                            g.iter_mut().zip(n).zip(*weight).zip(weight_sums.iter_mut()).zip(bias_sums.iter_mut())
+                        {
+                            *weight_sum += *g * n;
+                            *bias_sum += *g;
+                            *g *= weight;
+                        }
+                        let mean = math::sum(g, |g| g) / width as f32;
+                        let slope = math::dot(g, n) / width as f32;
+                        let deviation = normed.inverse_deviation[row];
+                        for (g, n) in g.iter_mut().zip(n) {
+                            *g = (*g - mean - n * slope) * deviation;
+                        }
+                        if let Some(out) = branch.get_mut(i * width..(i + 1) * width) {
+                            out.copy_from_slice(g);
+                            drop_elements(out, before.row(row, width));
+                            math::add(before_sums, out);
+                        }
                     }
-                    let mean = math::sum(g, |g| g) / width as f32;
-                    let slope = math::dot(g, n) / width as f32;
-                    let deviation = normed.inverse_deviation[row];
-                    for (g, n) in g.iter_mut().zip(n) {
-                        *g = (*g - mean - n * slope) * deviation;
-                    }
-                    if let Some(out) = branch.get_mut(i * width..(i + 1) * width) {
-                        out.copy_from_slice(g);
-                        drop_elements(out, before.row(row, width));
-                        math::add(before_sums, out);
-                    }
-                }
-            });
+                },
+            );
         });
     for partial in partials.chunks_exact(width * 3) {
         math::add(&mut sums[places.norm.weight.clone()], &partial[..width]);

@@ -130,7 +130,8 @@ fn run(djl: Djl, class: &str, file: &Path, input: &[serde_json::Value], rest: &[
     let folder = djl.folder()?;
     let scratch = tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}"))?;
     let (input_path, output_path) = (scratch.path().join("input.jsonl"), scratch.path().join("output.jsonl"));
-    let lines: String = input.iter().map(|line| format!("{line}\n")).collect();
+    let mut lines = input.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    lines.push('\n');
     std::fs::write(&input_path, lines).map_err(|e| format!("cannot write {}: {e}", input_path.display()))?;
     let output = Command::new("java")
         // One thread, as ML Commons sets it; nothing is fetched, nothing is reported.

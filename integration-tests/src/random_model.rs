@@ -78,8 +78,8 @@ pub fn write_with(
     for spec in model.parameters.specs().to_vec() {
         let centre = match spec.name.as_str() {
             "cls.predictions.bias" => shape.bias,
-            name if name.ends_with("LayerNorm.weight") => 1.0,
-            name if name.ends_with(".bias") => 0.0,
+            name if name.contains("LayerNorm") => f32::from(name.ends_with("weight")),
+            _ if spec.shape.len() == 1 => 0.0,
             _ => continue,
         };
         for value in model.parameters.get_mut(&spec.name)? {

@@ -1,6 +1,6 @@
 //! The exported archive in DJL, fed as ML Commons feeds it: against golden numbers, and against our encoder.
 #![cfg(feature = "djl")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and the figures they found")]
 
 use std::io::Read as _;
 use std::path::Path;

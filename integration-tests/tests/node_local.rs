@@ -67,3 +67,26 @@ fn up_again_finds_it_and_down_stops_it() {
     assert!(status(None).unwrap().iter().all(|s| s.node.port != port));
     assert_eq!(down(None, Some(port)).unwrap(), []);
 }
+
+#[test]
+fn a_node_that_ends_at_once_is_told_with_its_log() {
+    let port = free_port().unwrap();
+    let options = NodeOptions { port, heap: "1m".into(), engine: Engine::Assembled, ..NodeOptions::default() };
+    let error = up(&options, &NoProgress, &Cancel::default()).unwrap_err();
+    assert!(error.to_string().starts_with("OpenSearch ended"), "{error}");
+    assert!(error.to_string().contains("Too small maximum heap"), "{error}");
+    assert!(status(None).unwrap().iter().all(|s| s.node.port != port));
+}
+
+#[test]
+fn a_cancelled_start_leaves_nothing_running() {
+    let port = free_port().unwrap();
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let options = NodeOptions { port, heap: "512m".into(), engine: Engine::Assembled, ..NodeOptions::default() };
+    let error = up(&options, &NoProgress, &cancel).unwrap_err();
+    assert_eq!(error.to_string(), "Interrupted");
+    assert!(status(None).unwrap().iter().all(|s| s.node.port != port));
+    // Its port is free again, so nothing was left behind to take it.
+    std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+}

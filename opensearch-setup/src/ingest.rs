@@ -469,7 +469,7 @@ impl Sender {
     async fn send(&self, batch: Vec<Item>) -> Result<Outcome> {
         use backon::BackoffBuilder;
         let mut outcome = Outcome::default();
-        // A stack: a request that is too large for the cluster is halved.
+        // A stack: a request that is refused for one of its documents is halved until that one is alone.
         let mut waiting = vec![batch];
         let mut pauses = self.retry.builder().build();
         while let Some(items) = waiting.pop() {
@@ -483,7 +483,7 @@ impl Sender {
                         message,
                     })?
                 }
-                Err(e) if e.status() == Some(413) => {
+                Err(e) if blames_a_document(&e) => {
                     outcome.requests += 1;
                     split(items, &e, &mut waiting, &mut outcome);
                     continue;
@@ -528,7 +528,12 @@ fn may_pass(error: &Error) -> bool {
     error.is_transient() || error.status().is_some_and(|s| s >= 500)
 }
 
-/// Halves a batch; a single document that is too large is rejected.
+/// Whether a whole request was refused for its size or for one document in it, such as an id of over 512 bytes.
+fn blames_a_document(error: &Error) -> bool {
+    error.api().is_some_and(|e| e.status == 413 || (e.status == 400 && e.kind == "action_request_validation_exception"))
+}
+
+/// Halves a batch; a single document is rejected.
 fn split(mut items: Vec<Item>, error: &Error, waiting: &mut Vec<Vec<Item>>, outcome: &mut Outcome) {
     if items.len() > 1 {
         let rest = items.split_off(items.len() / 2);

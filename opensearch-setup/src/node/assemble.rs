@@ -99,6 +99,8 @@ const MODULES: [Module; 8] = [
 const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 /// Written last; a folder without it is not whole.
 const MARK: &str = ".nsparse-assembled";
+/// How the folders begin in which servers are put together.
+const WORK: &str = ".assemble-";
 
 /// The home folder of an assembled server, made on the first call and kept. It appears whole or not at all.
 ///
@@ -111,9 +113,10 @@ pub(crate) fn assembled(places: &Places, version: &str, java: &Java, progress: &
     }
     check_version(version)?;
     let mvn = find_mvn()?;
+    remove_leftovers(&places.root);
     let task = progress.start(&format!("Assembling OpenSearch {version}"), 3);
     let work = tempfile::Builder::new()
-        .prefix(".assemble-")
+        .prefix(WORK)
         .tempdir_in(&places.root)
         .map_err(|e| CoreError::io("create", &places.root, e))?;
     task.message("mvn fetches the server and its modules");
@@ -136,6 +139,16 @@ pub(crate) fn assembled(places: &Places, version: &str, java: &Java, progress: &
     fs::rename(&server, &home).map_err(|e| CoreError::io("write", &home, e))?;
     task.advance(1);
     Ok(home)
+}
+
+/// Removes what a killed run left; the caller holds the lock, so nobody works there now.
+fn remove_leftovers(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(WORK) {
+            // What cannot be removed only takes space.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The modules' names and classes are those of 2.11 to 2.x.

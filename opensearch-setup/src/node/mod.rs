@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nsparse_core::{Cancel, Error as CoreError, Progress, files};
+use nsparse_core::{Cancel, Error as CoreError, NoProgress, Progress, files};
 use serde::{Deserialize, Serialize};
 
 use crate::client::{Body, Cluster, ClusterConfig, Method, RetryPolicy};
@@ -163,7 +163,7 @@ pub fn up(options: &NodeOptions, progress: &dyn Progress, cancel: &Cancel) -> Re
     let places = Places::find(options.state_dir.as_deref())?;
     places.create()?;
     let mut notes: Vec<String> = places.note.iter().cloned().collect();
-    let _lock = lock(&places)?;
+    let guard = lock(&places, progress)?;
     if let Some(node) = read(&places, options.port)?
         && node.handle.is_alive()
     {
@@ -173,6 +173,7 @@ pub fn up(options: &NodeOptions, progress: &dyn Progress, cancel: &Cancel) -> Re
                 format!("stop it with `nsparse cluster down --port {}`, or give another --port", node.port),
             ));
         }
+        drop(guard);
         wait_until_ready(&node, options.patience, progress, cancel)?;
         return Ok(Up { node, already: true, notes });
     }
@@ -181,8 +182,11 @@ pub fn up(options: &NodeOptions, progress: &dyn Progress, cancel: &Cancel) -> Re
         Some(image) => start_container(options, &image)?,
         None => start_process(options, &places, progress)?,
     };
-    let ready = write(&places, &node).and_then(|()| wait_until_ready(&node, options.patience, progress, cancel));
-    if let Err(error) = ready {
+    let written = write(&places, &node);
+    // Starting takes a while; nodes on other ports need not wait for it.
+    drop(guard);
+    if let Err(error) = written.and_then(|()| wait_until_ready(&node, options.patience, progress, cancel)) {
+        let _guard = lock(&places, progress)?;
         node.handle.stop()?;
         forget(&places, options.port)?;
         return Err(error);
@@ -230,7 +234,7 @@ pub fn down(state_dir: Option<&Path>, port: Option<u16>) -> Result<Vec<Node>> {
     if !places.root.is_dir() {
         return Ok(Vec::new());
     }
-    let _lock = lock(&places)?;
+    let _guard = lock(&places, &NoProgress)?;
     let mut stopped = Vec::new();
     for port in ports(&places)?.into_iter().filter(|p| port.is_none_or(|only| only == *p)) {
         let Some(node) = read(&places, port)? else { continue };
@@ -362,10 +366,14 @@ fn wait_until_ready(node: &Node, patience: Duration, progress: &dyn Progress, ca
 }
 
 /// One `up` or `down` at a time over a folder; released when it is dropped.
-fn lock(places: &Places) -> Result<std::fs::File> {
+fn lock(places: &Places, progress: &dyn Progress) -> Result<std::fs::File> {
     let path = places.root.join("lock");
-    let file = std::fs::File::create(&path).map_err(|e| CoreError::io("write", &path, e))?;
-    file.lock().map_err(|e| CoreError::io("write", &path, e))?;
+    let failed = |e| CoreError::io("write", &path, e);
+    let file = std::fs::File::create(&path).map_err(failed)?;
+    if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+        let _task = progress.start("Waiting for another nsparse that starts or stops a node", 0);
+        file.lock().map_err(failed)?;
+    }
     Ok(file)
 }
 

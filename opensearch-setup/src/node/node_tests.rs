@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use super::*;
-use nsparse_core::NoProgress;
 use std::process::{Child, Command, Stdio};
 
 fn places(folder: &Path) -> Places {

@@ -1,7 +1,7 @@
 //! softmax(Q Kᵀ / √d) V within each document, head by head; one task for each document and head.
 //!
 //! The forward keeps only the logarithm of each softmax's denominator; the backward makes the probabilities
-//! again from it (as FlashAttention does, Dao et al. 2022, without its tiling: one head's scores fit a cache).
+//! again from it (as `FlashAttention` does, Dao et al. 2022, without its tiling: one head's scores fit a cache).
 
 use std::cell::RefCell;
 
@@ -116,7 +116,7 @@ impl Attention<'_> {
     }
 
     /// With P the probabilities, D the dropped ones and G = dL/d context: dV = Dᵀ G, dD = G Vᵀ,
-    /// dP = dD · mask, dS = P · (dP − Σ_j dP P), where that sum is also `G_i · context_i`;
+    /// dP = dD · mask, dS = P · (dP − `Σ_j dP P`), where that sum is also `G_i · context_i`;
     /// dQ = dS K / √d, dK = dSᵀ Q / √d.
     fn backward_head(
         &self,

@@ -1,32 +1,21 @@
-//! Words, positions and token type, summed and normalised.
+//! Words, positions and token type, summed.
 
 use rayon::prelude::*;
 
 use super::level::Level;
 use super::math;
-use super::rows::{NOTHING, NormWeights, norm};
-use super::tokens::{RowMasks, Tokens};
+use super::tokens::Tokens;
 use super::weights::Places;
-use super::workspace::Normed;
 
-/// Writes the embeddings' output to `y` (`[T, H]`) and its normalised rows to `normed`.
-pub(super) fn forward(
-    level: Level,
-    tokens: &Tokens,
-    parameters: &[f32],
-    places: &Places,
-    norm_weights: NormWeights,
-    normed: &mut Normed,
-    masks: &RowMasks,
-    y: &mut [f32],
-) {
-    let hidden = norm_weights.weight.len();
+/// Writes the summed embeddings of each token to `sums` (`[T, hidden]`).
+pub(super) fn forward(level: Level, tokens: &Tokens, parameters: &[f32], places: &Places, sums: &mut [f32]) {
+    let hidden = sums.len() / tokens.len();
     let line = |table: &std::ops::Range<usize>, i: usize| {
         let start = table.start + i * hidden;
         &parameters[start..start + hidden]
     };
     let token_type = line(&places.token_types, 0);
-    normed.rows[..tokens.len() * hidden].par_chunks_exact_mut(hidden).enumerate().for_each(|(row, x)| {
+    sums.par_chunks_exact_mut(hidden).enumerate().for_each(|(row, x)| {
         let word = line(&places.words, tokens.batch.ids[row] as usize);
         let position = line(&places.positions, tokens.position(row));
         level.run(
@@ -38,7 +27,6 @@ pub(super) fn forward(
             },
         );
     });
-    norm(level, normed, tokens.len(), NOTHING, norm_weights, masks, y);
 }
 
 /// Adds dL/d sum (`[T, H]`) to the rows of the tables, token after token.

@@ -1,4 +1,4 @@
-//! The pooled vocabulary head: v_j = max over a document's rows of h_i · E_j, plus the decoder's bias.
+//! The pooled vocabulary head: `v_j` = max over a document's rows of `h_i · E_j`, plus the decoder's bias.
 //!
 //! Logits exist only block by block. The bias does not change which row wins, so it is added to the maximum.
 //! The backward touches only entries with a gradient, each at the one row that won.

@@ -6,6 +6,9 @@
 //! feed-forward layer before its GELU; all else is made again. With one number of threads the same input
 //! gives the same bits: every sum has a fixed order.
 
+// A loop gets the vector instructions of the function that it is inlined into: see `Level::run`.
+#![allow(clippy::inline_always)]
+
 mod attention;
 mod backward;
 mod embedding;

@@ -76,17 +76,11 @@ impl<'a> Network<'a> {
         let (x, y) = (ensure(x, hidden), ensure(y, hidden));
         let g = ensure(&mut workspace.wide, wide);
 
-        ensure(&mut workspace.embedding_norm.rows, hidden);
-        embedding::forward(
-            self.level,
-            self.tokens,
-            self.parameters,
-            self.places,
-            self.norm_weights(&self.places.embedding_norm),
-            &mut workspace.embedding_norm,
-            &self.tokens.hidden_masks(0, Site::Embedding),
-            x,
-        );
+        let normed = &mut workspace.embedding_norm;
+        let sums = ensure(&mut normed.rows, hidden);
+        embedding::forward(self.level, self.tokens, self.parameters, self.places, sums);
+        let weights = self.norm_weights(&self.places.embedding_norm);
+        norm(self.level, normed, rows, NOTHING, weights, &self.tokens.hidden_masks(0, Site::Embedding), x);
         for (number, layer) in self.places.layers.iter().enumerate() {
             let acts = &mut workspace.layers[if keep { number } else { 0 }];
             self.layer_forward(number, layer, acts, x, y, g);

@@ -14,7 +14,7 @@ mod rewrite;
 mod state;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nsparse_core::DocumentEncoder;
 use serde_json::{Value, json};
@@ -24,11 +24,25 @@ use state::State;
 /// Computes a document's vector from its text, by token string.
 pub type EncodeText = Arc<dyn Fn(&str) -> BTreeMap<String, f32> + Send + Sync>;
 
-/// An [`EncodeText`] from an encoder.
-pub fn encode_with(encoder: impl DocumentEncoder + Send + Sync + 'static) -> EncodeText {
+/// An [`EncodeText`] from an encoder, which is made and asked on a thread of its own.
+pub fn encode_with<E: DocumentEncoder>(make: impl FnOnce() -> E + Send + 'static) -> EncodeText {
+    let (ask, asked) = mpsc::channel::<(String, mpsc::Sender<BTreeMap<String, f32>>)>();
+    // It ends when the last asker is gone.
+    std::thread::spawn(move || {
+        let encoder = make();
+        for (text, answer) in asked {
+            let vectors = encoder.encode(&[&text]).expect("the encoder takes any text");
+            let named = vectors[0].iter().map(|(id, w)| (encoder.vocabulary()[id as usize].clone(), w));
+            // Nobody waits any more where the server was stopped.
+            let _ = answer.send(named.collect());
+        }
+    });
+    let ask = Mutex::new(ask);
     Arc::new(move |text| {
-        let vectors = encoder.encode(&[text]).expect("the encoder takes any text");
-        vectors[0].iter().map(|(id, w)| (encoder.vocabulary()[id as usize].clone(), w)).collect()
+        let (answer, answered) = mpsc::channel();
+        let sender = ask.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        sender.send((text.to_owned(), answer)).expect("the encoder's thread runs");
+        answered.recv().expect("the encoder answers")
     })
 }
 

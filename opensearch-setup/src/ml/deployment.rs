@@ -424,7 +424,18 @@ impl Run<'_> {
             self.found(made, ours);
             return Ok(Group { id: found.id, ours });
         }
-        let id = group::register(self.cluster, name, &mark)?;
+        let id = match group::register(self.cluster, name, &mark) {
+            Ok(id) => id,
+            Err(error) => {
+                // It may have arrived, with only its answer lost.
+                if let Ok(Some(found)) = group::find(self.cluster, name) {
+                    if found.description == mark {
+                        self.made.push(Made::Group { id: found.id, name: name.clone() });
+                    }
+                }
+                return Err(error);
+            }
+        };
         self.made.push(Made::Group { id: id.clone(), name: name.clone() });
         Ok(Group { id, ours: true })
     }
@@ -538,7 +549,7 @@ impl Run<'_> {
                     "choose another name with `--index`, or delete that index",
                 ));
             }
-            let ours = there.pointer("/mappings/_meta/nsparse/deployment") == Some(&json!(options.name));
+            let ours = there.pointer("/mappings/_meta/nsparse_deployment") == Some(&json!(options.name));
             let made = Made::Index { name: name.clone(), uuid: index_uuid(there) };
             let default = there.pointer("/settings/index/default_pipeline").and_then(Value::as_str);
             if default != pipeline {

@@ -55,7 +55,7 @@ impl Step {
             Self::Undeploy => "undeploy",
             Self::Delete => "delete",
             Self::Pipeline | Self::Index => "set up",
-            Self::Ingest => "index into",
+            Self::Ingest => "index",
             Self::Search => "search",
         }
     }

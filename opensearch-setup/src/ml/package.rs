@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nsparse_core::{DocumentTemplate, Error as CoreError, IdfTable, QueryEncoder, TextTokenizer, files};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -100,12 +101,28 @@ impl ModelFile {
     }
 }
 
+/// What deploy reads of `package.json`.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    name: String,
+    template: DocumentTemplate,
+    document: Part,
+    query: Part,
+}
+
+/// Names of files beside `package.json`.
+#[derive(Debug, Deserialize)]
+struct Part {
+    zip: String,
+    register: String,
+}
+
 /// A package's folder: the document encoder and the query side.
 #[derive(Debug, Clone)]
 pub struct PackageFiles {
     /// The folder.
     pub folder: PathBuf,
-    /// The package's name: the zips' names without `-document.zip`.
+    /// The package's name, from its manifest.
     pub name: String,
     /// The document encoder.
     pub document: ModelFile,
@@ -123,10 +140,17 @@ impl PackageFiles {
     /// # Errors
     /// The first thing that is wrong, with the file it stands in.
     pub fn open(folder: &Path) -> Result<Self> {
-        let document_zip = find_zip(folder, "-document.zip")?;
-        let query_zip = find_zip(folder, "-query.zip")?;
-        let document = ModelFile::open(&document_zip, &document_zip.with_extension("json"))?;
-        let query = ModelFile::open(&query_zip, &query_zip.with_extension("json"))?;
+        let path = folder.join("package.json");
+        if !path.is_file() {
+            return Err(Error::usage(
+                format!("`{}` is no package: it has no package.json", folder.display()),
+                "give the folder that `nsparse export` wrote",
+            ));
+        }
+        let manifest: Manifest = files::read_json(&path)?;
+        manifest.template.validate()?;
+        let open = |part: &Part| ModelFile::open(&folder.join(&part.zip), &folder.join(&part.register));
+        let (document, query) = (open(&manifest.document)?, open(&manifest.query)?);
         check_function(&document, "SPARSE_ENCODING")?;
         check_function(&query, "SPARSE_TOKENIZE")?;
         let models: Vec<String> =
@@ -146,13 +170,7 @@ impl PackageFiles {
         if tokenizer.vocabulary() != query_encoder.tokenizer().vocabulary() {
             return Err(broken(&document.zip, format!("its vocabulary is not that of `{}`", query.zip.display())));
         }
-        let name = document_zip
-            .file_name()
-            .and_then(|n| n.to_str())
-            .and_then(|n| n.strip_suffix("-document.zip"))
-            .unwrap_or_default()
-            .to_owned();
-        let template = template(folder)?;
+        let (name, template) = (manifest.name, manifest.template);
         Ok(Self { folder: folder.to_path_buf(), name, document, query, template, query_encoder })
     }
 
@@ -178,24 +196,6 @@ impl PackageFiles {
     }
 }
 
-/// The template in `package.json`, or the default where there is none.
-fn template(folder: &Path) -> Result<DocumentTemplate> {
-    let path = folder.join("package.json");
-    if !path.is_file() {
-        return Ok(DocumentTemplate::default());
-    }
-    let manifest: Value = files::read_json(&path)?;
-    let template = match manifest.get("template") {
-        None | Some(Value::Null) => DocumentTemplate::default(),
-        Some(Value::String(pattern)) => DocumentTemplate { pattern: pattern.clone(), ..DocumentTemplate::default() },
-        Some(value) => {
-            serde_json::from_value(value.clone()).map_err(|e| CoreError::file(&path, format!("`template`: {e}")))?
-        }
-    };
-    template.validate()?;
-    Ok(template)
-}
-
 fn query_encoder(query: &ModelFile) -> Result<QueryEncoder> {
     let tokenizer = query.tokenizer()?;
     let bytes =
@@ -205,26 +205,6 @@ fn query_encoder(query: &ModelFile) -> Result<QueryEncoder> {
     let idf = IdfTable::from_map(&map, &tokenizer)
         .map_err(|e| broken(&query.zip, format!("tokenizer.json and idf.json disagree: {e}")))?;
     Ok(QueryEncoder::new(tokenizer, idf)?)
-}
-
-fn find_zip(folder: &Path, suffix: &str) -> Result<PathBuf> {
-    let entries = std::fs::read_dir(folder).map_err(|e| CoreError::io("read", folder, e))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(suffix)))
-        .collect();
-    found.sort();
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(Error::usage(
-            format!("`{}` is no package: it has no `*{suffix}`", folder.display()),
-            "give the folder that `nsparse export` wrote",
-        )),
-        n => Err(Error::usage(
-            format!("`{}` has {n} files `*{suffix}`; a package has one", folder.display()),
-            "give each package its own folder",
-        )),
-    }
 }
 
 fn check_function(model: &ModelFile, expected: &str) -> Result<()> {

@@ -69,7 +69,7 @@ pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: 
     json!({
         "settings": { "index": settings },
         "mappings": {
-            "_meta": { "nsparse": { "deployment": name } },
+            "_meta": { "nsparse_deployment": name },
             "properties": {
                 fields.title.as_str(): { "type": "text", "analyzer": "english" },
                 fields.text.as_str(): { "type": "text", "analyzer": "english" },

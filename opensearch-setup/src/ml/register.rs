@@ -112,7 +112,7 @@ pub fn wait_registered(cluster: &Cluster, model: &Model, sha256: &str, poll: &Po
     if !info.sha256.is_empty() && !info.sha256.eq_ignore_ascii_case(sha256) {
         return Err(Error::world(
             format!("The cluster registered {model} with sha256 {}, not {sha256}", info.sha256),
-            "undeploy and deploy again",
+            "run `nsparse deploy` again: the package is then registered and uploaded anew",
         ));
     }
     Ok(())

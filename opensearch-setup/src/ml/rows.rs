@@ -35,8 +35,7 @@ const fn row(
 }
 
 const PACKAGE_HINT: &str = "make the package again with `nsparse export` and deploy that";
-const REGISTER_AGAIN: &str =
-    "run `nsparse undeploy` and then `nsparse deploy`: the package is registered and uploaded again";
+const REGISTER_AGAIN: &str = "run `nsparse deploy` again: the package is then registered and uploaded anew";
 
 /// More specific texts stand before those that they contain.
 pub(super) const ROWS: &[Row] = &[
@@ -284,8 +283,8 @@ pub(super) const ROWS: &[Row] = &[
         Cause::Natives,
         Fault::World,
         "the node has no libtorch and may not fetch one",
-        "put libtorch and DJL's JNI library into data/ml_cache/pytorch on every node (see docs), or deploy with \
-         `--side client`: documents are then encoded by nsparse, and only the query tokenizer runs in the cluster",
+        "put libtorch and DJL's JNI library into data/ml_cache/pytorch on every node, or deploy with \
+         `--side query`: documents are then encoded by nsparse, and only the query tokenizer runs in the cluster",
     ),
     row(
         "publish.djl.ai",

@@ -115,7 +115,7 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let Some(index) = there.get(name) else { return Ok(Taken::Gone) };
             let ours = if uuid.is_empty() {
-                index.pointer("/mappings/_meta/nsparse/deployment") == Some(&json!(deployment))
+                index.pointer("/mappings/_meta/nsparse_deployment") == Some(&json!(deployment))
             } else {
                 index_uuid(index) == *uuid
             };

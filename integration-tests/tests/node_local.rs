@@ -63,7 +63,11 @@ fn up_again_finds_it_and_down_stops_it() {
         "GET /nowhere/_search was answered with 404 (index_not_found_exception): no such index [nowhere]"
     );
 
+    let folder = std::path::Path::new(&first.node.log).parent().unwrap().to_path_buf();
     assert_eq!(down(None, Some(port)).unwrap(), [first.node]);
+    // Data stays for the next start on that port; this one was for the test alone.
+    assert!(folder.join("data-2.16.0").is_dir());
+    std::fs::remove_dir_all(folder).unwrap();
     assert!(status(None).unwrap().iter().all(|s| s.node.port != port));
     assert_eq!(down(None, Some(port)).unwrap(), []);
 }

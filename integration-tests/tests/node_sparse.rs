@@ -9,7 +9,7 @@ use nsparse_core::{Cancel, NoProgress, SearchQuery, Searcher, SparseVector};
 use nsparse_integration_tests::node::shared;
 use nsparse_opensearch::{
     Cluster, IndexSpec, IngestOptions, IngestReport, Kind, SparseMode, SparseSearcher, State, bm25_query, index,
-    ingest, ingest_encoded, ingest_texts, search_sources,
+    ingest, ingest_encoded, ingest_texts, search_sources, sparse_searcher,
 };
 use serde_json::json;
 
@@ -218,4 +218,24 @@ fn our_indexes_are_marked_found_and_deleted_and_others_are_not() {
     assert!(index::delete(cluster, &spec.name).unwrap());
     assert!(!index::delete(cluster, &spec.name).unwrap());
     assert_eq!(index::state(cluster, &spec.name).unwrap(), State::Absent);
+}
+
+#[test]
+fn a_corpus_is_indexed_once_and_cleaned_by_its_name() {
+    let cluster = &shared().cluster;
+    let documents = [document("a", "", "x"), document("b", "", "y")];
+    let vectors = [vector(&[(0, 1.0)]), vector(&[(0, 2.0), (1, 1.0)])];
+    let (vocabulary, options, cancel) = (vocabulary(), IngestOptions::default(), Cancel::default());
+    let make = |vectors: &[SparseVector], content: &str| {
+        sparse_searcher(cluster, "once", &[content], &documents, vectors, &vocabulary, &options, &NoProgress, &cancel)
+    };
+    let first = make(&vectors, "one").unwrap().search(&[query("q", &[(0, 1.0)])], 10).unwrap();
+    assert_eq!(first[0].iter().map(|h| h.id.as_str()).collect::<Vec<_>>(), ["b", "a"]);
+    // Complete: what is given a second time is not looked at.
+    let second = make(&[vector(&[]), vector(&[])], "one").unwrap().search(&[query("q", &[(0, 1.0)])], 10).unwrap();
+    assert_eq!(first, second);
+    let error = make(&[vector(&[(0, 99.0)]), vector(&[])], "two").unwrap_err().to_string();
+    assert!(error.starts_with("1 documents were rejected by the index `nsparse-sparse-once-"), "{error}");
+    assert_eq!(index::clean(cluster, "once").unwrap().len(), 2);
+    assert_eq!(index::clean(cluster, "once").unwrap(), Vec::<String>::new());
 }

@@ -230,6 +230,20 @@ pub fn list(cluster: &Cluster) -> Result<Vec<OwnIndex>> {
     Ok(found)
 }
 
+/// Deletes all indexes of ours that belong to a data set; gives their names.
+///
+/// # Errors
+/// If the cluster refuses or does not answer.
+pub fn clean(cluster: &Cluster, set: &str) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for own in list(cluster)?.into_iter().filter(|own| own.mark.get("set").and_then(Value::as_str) == Some(set)) {
+        if delete(cluster, &own.name)? {
+            removed.push(own.name);
+        }
+    }
+    Ok(removed)
+}
+
 /// Documents that a search can see.
 ///
 /// # Errors

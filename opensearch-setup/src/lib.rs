@@ -3,9 +3,9 @@
 //!
 //! The public interface blocks; [`Cluster`] owns the runtime on which its requests run.
 
-pub mod bm25;
 pub mod capabilities;
 pub mod client;
+pub mod corpus;
 pub mod error;
 pub mod index;
 pub mod ingest;
@@ -13,9 +13,9 @@ pub mod ml;
 pub mod node;
 pub mod search;
 
-pub use bm25::bm25_searcher;
 pub use capabilities::{Capabilities, Version};
 pub use client::{Auth, Body, Cluster, ClusterConfig, Method, NDJSON, Response, RetryPolicy, Secret};
+pub use corpus::{bm25_searcher, sparse_searcher};
 pub use error::{ApiError, Error, Result, Unreachable};
 pub use index::{IndexSpec, Kind, OwnIndex, State};
 pub use ingest::{IngestOptions, IngestReport, Rejected, ingest, ingest_encoded, ingest_texts, ingest_vectors};

@@ -27,10 +27,14 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Do the main job on embedded sample data: mine, train, export, rank; no server needed
-    #[command(after_help = "Example:\n  nsparse quickstart --out quickstart")]
+    #[command(
+        after_help = "Examples:\n  nsparse quickstart\n  nsparse quickstart --engine opensearch --url http://localhost:9200"
+    )]
     Quickstart(QuickstartArgs),
     /// Start, show or stop a local OpenSearch development node
-    #[command(after_help = "Examples:\n  nsparse cluster up\n  nsparse cluster up --version 2.16.0 --port 9201 --heap 2g\n  nsparse cluster down")]
+    #[command(
+        after_help = "Examples:\n  nsparse cluster up\n  nsparse cluster up --version 2.16.0 --port 9201 --heap 2g\n  nsparse cluster down"
+    )]
     Cluster(ClusterCommandArgs),
     /// Fetch a BEIR data set
     #[command(after_help = "Example:\n  nsparse data scifact --out data")]
@@ -39,28 +43,40 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  nsparse idf --beir scifact --tokenizer minilm/tokenizer.json --out idf.json")]
     Idf(IdfArgs),
     /// Mine BM25 hard negatives for all training queries
-    #[command(after_help = "Examples:\n  nsparse mine --beir scifact --engine local --out rows.jsonl\n  nsparse mine --data my-data --engine opensearch --depth 100 --sample 8 --seed 1 --out rows.jsonl")]
+    #[command(
+        after_help = "Examples:\n  nsparse mine --beir scifact --engine local --out rows.jsonl\n  nsparse mine --data my-data --engine opensearch --depth 100 --sample 8 --seed 1 --out rows.jsonl"
+    )]
     Mine(MineArgs),
     /// Train a document encoder as a configuration says
-    #[command(after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume")]
+    #[command(
+        after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume"
+    )]
     Train(TrainArgs),
     /// Export a model as packages that ML Commons takes
     #[command(after_help = "Example:\n  nsparse export runs/scifact/model --out package --name my-encoder")]
     Export(ExportArgs),
     /// Register and deploy a package, make pipeline and index
-    #[command(after_help = "Example:\n  nsparse deploy package --url https://search.example.com:9200 --user admin --index articles")]
+    #[command(
+        after_help = "Example:\n  nsparse deploy package --url https://search.example.com:9200 --user admin --index articles"
+    )]
     Deploy(DeployArgs),
     /// Take back what a deploy made
     #[command(after_help = "Example:\n  nsparse undeploy deployment.json")]
     Undeploy(UndeployArgs),
     /// Encode documents here and index them
-    #[command(after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data")]
+    #[command(
+        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data"
+    )]
     Ingest(IngestArgs),
     /// Search an index
-    #[command(after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data")]
+    #[command(
+        after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data"
+    )]
     Search(SearchArgs),
     /// Measure rankings: nDCG, MAP, recall, precision, MRR
-    #[command(after_help = "Examples:\n  nsparse eval --beir scifact --method bm25\n  nsparse eval --beir scifact --method sparse --model runs/scifact/model --engine local\n  nsparse eval --qrels qrels.txt --run run.txt --json")]
+    #[command(
+        after_help = "Examples:\n  nsparse eval --beir scifact --method bm25\n  nsparse eval --beir scifact --method sparse --model runs/scifact/model --engine local\n  nsparse eval --qrels qrels.txt --run run.txt --json"
+    )]
     Eval(EvalArgs),
     /// Show a text's vector as document and as query, heaviest terms first
     #[command(after_help = "Example:\n  nsparse inspect \"how large should a shard be\" --model quickstart/run/model")]
@@ -124,6 +140,11 @@ pub(crate) struct QuickstartArgs {
     /// Where everything is written
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     pub(crate) out: PathBuf,
+    /// Mine and rank in this process, or in a cluster that also gets the deployment
+    #[arg(long, value_enum, default_value_t = Engine::Local)]
+    pub(crate) engine: Engine,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +174,9 @@ pub(crate) struct ClusterUpArgs {
     /// Heap of the node's JVM
     #[arg(long, default_value = "1g")]
     pub(crate) heap: String,
+    /// Another image than the official one
+    #[arg(long, env = "NSPARSE_OPENSEARCH_IMAGE")]
+    pub(crate) image: Option<String>,
     /// Container or assembled from Maven's artifacts
     #[arg(long, value_enum, default_value_t = NodeEngine::Auto)]
     pub(crate) engine: NodeEngine,
@@ -266,9 +290,12 @@ pub(crate) struct TrainArgs {
     /// Go on from the run directory's last checkpoint
     #[arg(long)]
     pub(crate) resume: bool,
-    /// cpu, cpu-reference, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
+    /// Remove an earlier run in the run directory and begin anew
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) replace: bool,
+    /// cpu, cpu-reference, cuda or cuda:N [default: what the recipe says]
+    #[arg(long)]
+    pub(crate) device: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -295,11 +322,11 @@ pub(crate) struct DeployArgs {
     /// Name of the index
     #[arg(long, default_value = "nsparse")]
     pub(crate) index: String,
-    /// Name of the ingest pipeline [default: INDEX-encode]
+    /// Name of the ingest pipeline [default: INDEX-ingest]
     #[arg(long)]
     pub(crate) pipeline: Option<String>,
     /// Field of the vector
-    #[arg(long, default_value = "vector")]
+    #[arg(long, default_value = "embedding")]
     pub(crate) vector_field: String,
     /// Primary shards
     #[arg(long, default_value_t = 1)]
@@ -325,7 +352,9 @@ pub(crate) enum EncodeSide {
     Auto,
     /// In the cluster, by its ingest pipeline
     Cluster,
-    /// Here, by `nsparse ingest`
+    /// Queries in the cluster, documents here by `nsparse ingest`: for nodes that cannot load libtorch
+    Query,
+    /// Here, by `nsparse ingest` and `nsparse search`
     Client,
 }
 
@@ -337,8 +366,11 @@ pub(crate) struct UndeployArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
     /// Leave the index and its documents
-    #[arg(long)]
+    #[arg(long, conflicts_with = "delete_index")]
     pub(crate) keep_index: bool,
+    /// Delete the index even if it has documents
+    #[arg(long)]
+    pub(crate) delete_index: bool,
 }
 
 #[derive(Debug, Args)]
@@ -357,7 +389,7 @@ pub(crate) struct IngestArgs {
     #[arg(long, conflicts_with = "deployment")]
     pub(crate) index: Option<String>,
     /// Field of the vector, where there is no deployment
-    #[arg(long, default_value = "vector")]
+    #[arg(long, default_value = "embedding")]
     pub(crate) vector_field: String,
     /// Where it is noted which documents are in [default: beside the deployment, or in the cache]
     #[arg(long, value_name = "FILE")]

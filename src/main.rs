@@ -3,9 +3,11 @@
 //! `main` only maps a result to an exit code; each command is a file in `commands/`.
 
 mod cli;
+mod cluster_index;
 mod commands;
 mod failure;
 mod printer;
+mod ranking;
 mod settings;
 
 use std::process::ExitCode;

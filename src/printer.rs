@@ -56,7 +56,8 @@ impl Printer {
             eprintln!("\nhint: {hint}");
         }
         if self.json {
-            let object = serde_json::json!({ "error": failure.message, "hint": failure.hint, "exit_code": failure.code });
+            let object =
+                serde_json::json!({ "error": failure.message, "hint": failure.hint, "exit_code": failure.code });
             println!("{object:#}");
         }
     }

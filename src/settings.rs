@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nsparse_core::beir::{Dataset, FieldNames};
 use nsparse_core::{Cancel, DocumentTemplate, IdfFormula};
+use nsparse_opensearch::{Auth, Cluster, ClusterConfig};
 
 use crate::cli::{ClusterArgs, DataArgs, Formula};
 use crate::commands::data;
@@ -101,7 +102,7 @@ pub(crate) fn cancel_on_signal() -> Cancel {
 }
 
 /// Connects to the cluster that `--url` names, or to the node of `nsparse cluster up`.
-pub(crate) fn cluster(args: &ClusterArgs) -> anyhow::Result<nsparse_opensearch::Cluster> {
+pub(crate) fn cluster(args: &ClusterArgs) -> anyhow::Result<Cluster> {
     let url = match &args.url {
         Some(url) => url.clone(),
         None => local_node_url()?,
@@ -110,29 +111,33 @@ pub(crate) fn cluster(args: &ClusterArgs) -> anyhow::Result<nsparse_opensearch::
 }
 
 /// As [`cluster`], with the URL that a deployment names unless another was typed.
-pub(crate) fn cluster_of(args: &ClusterArgs, url: &str) -> anyhow::Result<nsparse_opensearch::Cluster> {
+pub(crate) fn cluster_of(args: &ClusterArgs, url: &str) -> anyhow::Result<Cluster> {
     connect(args.url.as_deref().unwrap_or(url), args)
 }
 
-fn connect(url: &str, args: &ClusterArgs) -> anyhow::Result<nsparse_opensearch::Cluster> {
-    let mut config = nsparse_opensearch::ClusterConfig::new(url);
+fn connect(url: &str, args: &ClusterArgs) -> anyhow::Result<Cluster> {
+    let mut config = ClusterConfig::new(url);
     if let Some(user) = &args.user {
         let password = std::env::var("NSPARSE_PASSWORD").map_err(|_| {
             usage(format!("No password for the user `{user}`"), "put it into the environment variable NSPARSE_PASSWORD")
         })?;
-        config.auth = nsparse_opensearch::Auth::Basic { user: user.clone(), password };
+        config.auth = Auth::Basic { user: user.clone(), password: password.into() };
     }
-    config.ca_cert.clone_from(&args.ca_cert);
+    config.ca.clone_from(&args.ca_cert);
     config.insecure = args.insecure;
     config.timeout = Duration::from_secs(args.timeout);
-    Ok(nsparse_opensearch::Cluster::connect(config)?)
+    Ok(Cluster::connect(&config)?)
+}
+
+/// Where local nodes are kept, if `NSPARSE_CACHE` says so; else the node's own choice.
+pub(crate) fn node_dir() -> Option<PathBuf> {
+    std::env::var_os("NSPARSE_CACHE").map(PathBuf::from)
 }
 
 fn local_node_url() -> anyhow::Result<String> {
-    let nodes = nsparse_opensearch::node::status(&cache_dir().join("nodes"))?;
-    nodes.into_iter().find(|n| n.running).map(|n| n.url).ok_or_else(|| {
+    nsparse_opensearch::node::default_url(node_dir().as_deref())?.ok_or_else(|| {
         usage(
-            "No cluster is named and no local node runs",
+            "No cluster is named and no single local node runs",
             "start one with `nsparse cluster up`, or give --url, or rank without a server: --engine local",
         )
     })

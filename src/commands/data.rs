@@ -75,10 +75,8 @@ pub(crate) fn fetch(
     };
     let target = out.join(name);
     std::fs::create_dir_all(out).map_err(|e| Error::io("create", out, e))?;
-    let aside = tempfile::Builder::new()
-        .prefix(".nsparse-fetch-")
-        .tempdir_in(out)
-        .map_err(|e| Error::io("create", out, e))?;
+    let aside =
+        tempfile::Builder::new().prefix(".nsparse-fetch-").tempdir_in(out).map_err(|e| Error::io("create", out, e))?;
     let url = format!("{}/{name}.zip", base_url.trim_end_matches('/'));
     let zip = aside.path().join("set.zip");
     let found = download(&url, &zip, &target, printer)?;
@@ -142,7 +140,7 @@ fn unpack(zip: &Path, folder: &Path, name: &str) -> anyhow::Result<()> {
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(broken)?;
         let Some(path) = entry.enclosed_name() else {
-            return Err(Error::file(zip, format!("entry `{}` points outside the archive", entry.name())).into());
+            return Err(Error::file(zip, format!("entry {index} points outside the archive")).into());
         };
         if entry.is_dir() || !path.starts_with(name) {
             continue;

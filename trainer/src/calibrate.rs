@@ -1,11 +1,12 @@
 //! Calibration of a fresh head's bias: about so many active dimensions a document come out, evenly over tokens.
 //!
-//! Over some documents each token's pooled logit has a mean μ_j and a deviation σ_j. The bias is moved so that
+//! Over some documents each token's pooled logit has a mean and a deviation. The bias is moved so that
 //! a token is active where its logit lies c deviations above its mean, with one c for all tokens, chosen so
 //! that the mean number of active dimensions over these documents is the one asked for.
 
-use nsparse_core::{Cancel, Progress};
-use nsparse_encoder::Parameters;
+use nsparse_core::{Cancel, Progress, TokenId};
+use nsparse_encoder::reference::CandleBackend;
+use nsparse_encoder::{BertMlm, Parameters};
 use rand::SeedableRng;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,32 @@ pub struct CalibrationReport {
     pub active_wanted: f64,
     /// Mean active dimensions afterwards, on documents it was not set on where there are enough.
     pub active_after: f64,
+}
+
+/// Makes a fresh head ready: its transform is fitted where `calibration.fit_head` asks for it, then its bias is
+/// calibrated.
+///
+/// # Errors
+/// As [`fit_head`](crate::fit_head::fit_head) and [`calibrate`].
+pub fn prepare_head(
+    network: &Network,
+    model: &mut BertMlm,
+    documents: &Documents,
+    section: &CalibrationSection,
+    seed: u64,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<CalibrationReport> {
+    if section.fit_head {
+        let backend = CandleBackend::cpu(&model.config);
+        let last = model.config.num_hidden_layers;
+        let hidden = |parameters: &Parameters, ids: &[TokenId]| -> Result<Vec<f32>> {
+            Ok(backend.hidden_states(parameters, ids)?.swap_remove(last))
+        };
+        let (config, parameters) = (&model.config, &mut model.parameters);
+        crate::fit_head::fit_head(config, parameters, documents, section.documents, seed, &hidden, cancel, progress)?;
+    }
+    calibrate(network, &mut model.parameters, documents, section, seed, cancel, progress)
 }
 
 /// Moves the bias; everything else stays.

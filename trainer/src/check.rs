@@ -104,7 +104,7 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     let calibration = needs_calibration(config, &model);
     if calibration {
         let (section, seed) = (&config.calibration, config.run.seed);
-        crate::calibrate::calibrate(&network, &mut model.parameters, &data.documents, section, seed, cancel, progress)?;
+        crate::calibrate::prepare_head(&network, &mut model, &data.documents, section, seed, cancel, progress)?;
     }
     let zeroed = network.zeroed.clone();
     let mut estimates = Vec::new();

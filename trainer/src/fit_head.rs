@@ -139,8 +139,9 @@ impl Sums {
         for i in 0..h {
             self.xx[i * h + i] += ridge;
         }
-        let factor = cholesky(self.xx, h)
-            .ok_or_else(|| nsparse_encoder::Error::Model("its hidden states are not finite or all the same".to_owned()))?;
+        let factor = cholesky(self.xx, h).ok_or_else(|| {
+            nsparse_encoder::Error::Model("its hidden states are not finite or all the same".to_owned())
+        })?;
         let mut map = self.yx;
         for row in map.chunks_exact_mut(h) {
             solve_in_place(&factor, row, h);
@@ -148,9 +149,7 @@ impl Sums {
         // Mean over outputs of w C wᵀ: the variance of `W h`.
         let variance: f64 = map
             .chunks_exact(h)
-            .map(|w| {
-                (0..h).map(|i| w[i] * (0..h).map(|j| covariance[i * h + j] * w[j]).sum::<f64>()).sum::<f64>()
-            })
+            .map(|w| (0..h).map(|i| w[i] * (0..h).map(|j| covariance[i * h + j] * w[j]).sum::<f64>()).sum::<f64>())
             .sum::<f64>()
             / h as f64;
         Ok((map, mean, variance.max(0.0).sqrt()))

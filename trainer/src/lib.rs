@@ -15,6 +15,7 @@ pub mod contrastive;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod fit_head;
 pub mod losses;
 pub mod metrics_log;
 pub mod model_out;

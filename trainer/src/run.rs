@@ -7,7 +7,7 @@ use nsparse_core::{Cancel, Progress, TextTokenizer, files};
 use nsparse_encoder::{BertConfig, BertMlm, Device};
 use serde::{Deserialize, Serialize};
 
-use crate::calibrate::{CalibrationReport, calibrate};
+use crate::calibrate::{CalibrationReport, prepare_head};
 use crate::checkpoint::{Checkpoints, State};
 use crate::config::TrainConfig;
 use crate::contrastive::Contrastive;
@@ -19,7 +19,7 @@ use crate::network::Network;
 use crate::optimizer::{AdamW, rate_factor};
 use crate::sections::When;
 use crate::stage::{Stage, StepOutcome};
-use crate::warm_start::WarmStart;
+use crate::warm_start::{LexicalTargets, WarmStart};
 use crate::{Error, Result};
 
 /// How a run is watched and stopped.
@@ -82,6 +82,9 @@ pub struct Summary {
     pub best: Option<EvaluationRecord>,
     /// All evaluations.
     pub evaluations: Vec<EvaluationRecord>,
+    /// The same metric, queries and documents with BM25's tf part as document weight, the warm start's target:
+    /// what the evaluations are to be compared with.
+    pub lexical_reference: Option<f64>,
     /// Seconds of this sitting before the first step: reading, tokenizing, idf, calibration.
     pub preparing_seconds: f64,
     /// Seconds of all evaluations.
@@ -124,8 +127,7 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
     if moments.is_none() && needs_calibration(config, &model) {
         let (section, seed) = (&config.calibration, config.run.seed);
         let documents = &data.documents;
-        let report =
-            calibrate(&network, &mut model.parameters, documents, section, seed, hooks.cancel, hooks.progress)?;
+        let report = prepare_head(&network, &mut model, documents, section, seed, hooks.cancel, hooks.progress)?;
         log.write(&Record::Calibration(report.clone()))?;
         state.calibration = Some(report);
     }
@@ -160,7 +162,7 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
         write_model(&dir.join("model"), &run.model, &data, config)?;
     }
     let plan: Vec<(&'static str, usize)> = stages.iter().map(|s| (s.name(), s.steps())).collect();
-    let summary = run.summary(&plan, finished, preparing_seconds);
+    let summary = run.summary(&plan, finished, preparing_seconds)?;
     files::write_json(&dir.join("summary.json"), &summary)?;
     Ok(summary)
 }
@@ -322,9 +324,11 @@ impl Run<'_> {
         Err(Error::NonFinite { what, stage, step, hint: format!("{cause}; {kept}") })
     }
 
-    fn summary(&self, plan: &[(&'static str, usize)], finished: bool, preparing_seconds: f64) -> Summary {
+    fn summary(&self, plan: &[(&'static str, usize)], finished: bool, preparing_seconds: f64) -> Result<Summary> {
+        let targets = LexicalTargets::new(&self.data.documents, &self.config.warm_start, &self.network.zeroed);
+        let lexical_reference = self.evaluator.as_ref().map(|e| e.lexical_reference(&targets)).transpose()?;
         let existing = |name: &str| Some(self.config.run.dir.join(name)).filter(|p| p.is_dir());
-        Summary {
+        Ok(Summary {
             finished,
             run_dir: self.config.run.dir.clone(),
             model_dir: existing("model"),
@@ -348,9 +352,10 @@ impl Run<'_> {
             steps: self.state.total_steps,
             best: self.state.best.clone(),
             evaluations: self.state.evaluations.clone(),
+            lexical_reference,
             preparing_seconds,
             evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).sum(),
-        }
+        })
     }
 }
 

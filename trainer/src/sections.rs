@@ -135,11 +135,13 @@ pub struct CalibrationSection {
     pub active_dimensions: usize,
     /// How many documents it is set on.
     pub documents: usize,
+    /// Whether the head's transform is fitted first, so that a position points at its own token's embedding.
+    pub fit_head: bool,
 }
 
 impl Default for CalibrationSection {
     fn default() -> Self {
-        Self { when: When::Auto, active_dimensions: 150, documents: 128 }
+        Self { when: When::Auto, active_dimensions: 150, documents: 128, fit_head: true }
     }
 }
 
@@ -401,7 +403,7 @@ pub struct LexicalSection {
     pub weight: f64,
 }
 
-/// `optimizer`: AdamW, for both stages.
+/// `optimizer`: `AdamW`, for both stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSection {

@@ -1,0 +1,139 @@
+//! `nsparse train`: runs a recipe, or with `--check` reads everything first.
+
+use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train};
+
+use crate::ExitStatus;
+use crate::cli::TrainArgs;
+use crate::printer::{Printer, table};
+use crate::settings;
+
+pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    let mut overrides = args.set.clone();
+    if let Some(device) = &args.device {
+        overrides.push(format!("run.device={device}"));
+    }
+    let config = TrainConfig::load(&args.config, &overrides)?;
+    let cancel = settings::cancel_on_signal();
+    if args.check {
+        let report = check(&config, &cancel, &printer.progress())?;
+        show_check(&report, printer);
+        printer.json(&report)?;
+        return Ok(ExitStatus::Success);
+    }
+    let start = match (args.resume, args.replace) {
+        (true, _) => Start::Continue,
+        (false, true) => Start::Replace,
+        (false, false) => Start::New,
+    };
+    let progress = printer.progress();
+    let summary = train(&config, start, &Hooks { cancel: &cancel, progress: &progress })?;
+    show(&summary, printer);
+    printer.json(&summary)?;
+    if !summary.finished {
+        printer.note(format!("Stopped; go on with: nsparse train {} --resume", args.config.display()));
+    }
+    Ok(if summary.finished { ExitStatus::Success } else { ExitStatus::No })
+}
+
+/// What came out, for people.
+pub(crate) fn show(summary: &Summary, printer: &Printer) {
+    if let Some(c) = &summary.calibration {
+        printer.text(format!(
+            "calibration: {:.0} active dimensions before, {:.0} after, on {} documents",
+            c.active_before, c.active_after, c.documents
+        ));
+    }
+    let rows: Vec<Vec<String>> = summary
+        .stages
+        .iter()
+        .map(|s| {
+            vec![
+                s.name.clone(),
+                s.steps.to_string(),
+                s.documents.to_string(),
+                clock(s.seconds),
+                format!("{:.0}", s.tokens_per_second),
+            ]
+        })
+        .collect();
+    printer.text(table(&["stage", "steps", "documents", "time", "tokens/s"], &rows));
+    printer.text(format!(
+        "preparing {}, evaluating {}",
+        clock(summary.preparing_seconds),
+        clock(summary.evaluation_seconds)
+    ));
+    for e in &summary.evaluations {
+        let kept = if summary.best.as_ref() == Some(e) { "  ← kept" } else { "" };
+        printer.text(format!(
+            "held out, {} step {}: {} {:.4} over {} queries, {:.0} active dimensions{kept}",
+            e.stage, e.step, e.metric, e.value, e.queries, e.active_dimensions
+        ));
+    }
+    if let Some(model) = &summary.model_dir {
+        printer.text(format!("\nmodel: {}", model.display()));
+    }
+}
+
+fn show_check(report: &CheckReport, printer: &Printer) {
+    printer.text(format!(
+        "{} documents, {} queries ({} without a positive, {} with an empty vector), {} rows ({} without a positive, {} short of negatives)",
+        report.documents,
+        report.queries,
+        report.queries_without_positive,
+        report.empty_queries,
+        report.rows,
+        report.rows_without_positive,
+        report.rows_short_of_negatives
+    ));
+    printer
+        .text(format!("{} examples are trained on, {} queries are held out", report.examples, report.held_out_queries));
+    let l = &report.lengths;
+    printer.text(format!(
+        "\nword pieces a document: mean {:.0}, median {}, 95 % within {}, most {}; the window cuts {:.1} % of documents, {:.1} % of pieces",
+        l.mean,
+        l.median,
+        l.p95,
+        l.max,
+        report.truncated_documents * 100.0,
+        report.truncated_pieces * 100.0
+    ));
+    let most = l.histogram.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1);
+    for (edge, count) in &l.histogram {
+        let label = if *edge == usize::MAX { "longer".to_owned() } else { format!("≤ {edge}") };
+        printer.text(format!("  {label:>8} {count:>8} {}", "█".repeat((count * 40).div_ceil(most))));
+    }
+    let rows: Vec<Vec<String>> = report
+        .stages
+        .iter()
+        .map(|s| {
+            vec![
+                s.name.clone(),
+                s.steps.to_string(),
+                format!("{:.2} s", s.step_seconds),
+                clock(s.seconds),
+                format!("{:.0}", s.active_dimensions),
+            ]
+        })
+        .collect();
+    printer.text(format!("\n{}", table(&["stage", "steps", "one step", "estimate", "active at the start"], &rows)));
+    printer.text(format!(
+        "evaluations: {} of {} documents, {} in all; {} parameters{}",
+        report.evaluations,
+        report.evaluation_documents,
+        clock(report.evaluation_seconds),
+        report.parameters,
+        if report.calibration { ", the head is new and will be calibrated" } else { "" }
+    ));
+    let memory =
+        report.memory_bytes.map_or_else(String::new, |b| format!(", about {:.1} GB of memory", b as f64 / 1e9));
+    printer.text(format!("estimated {}{memory}", clock(report.seconds)));
+}
+
+/// Seconds as people read them.
+fn clock(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.0} min {:02.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}

@@ -1,0 +1,30 @@
+//! `nsparse undeploy`: takes back what a deploy made.
+
+use nsparse_opensearch::ml::{Deployment, UndeployOptions, undeploy_file};
+
+use crate::ExitStatus;
+use crate::cli::UndeployArgs;
+use crate::printer::Printer;
+use crate::settings;
+
+pub(crate) fn run(args: &UndeployArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    let deployment = Deployment::load(&args.deployment)?;
+    let cluster = settings::cluster_of(&args.cluster, &deployment.cluster_url)?;
+    let options =
+        UndeployOptions { keep_index: args.keep_index, delete_index: args.delete_index, ..UndeployOptions::default() };
+    let report = undeploy_file(&cluster, &args.deployment, &options)?;
+    for (what, things) in [
+        ("removed", &report.removed),
+        ("gone already", &report.gone),
+        ("kept", &report.kept),
+        ("could not be removed", &report.failed),
+    ] {
+        for thing in things {
+            printer.text(format!("{what}: {thing}"));
+        }
+    }
+    printer.json(&serde_json::json!({
+        "removed": report.removed, "gone": report.gone, "kept": report.kept, "failed": report.failed, "left": report.left,
+    }))?;
+    Ok(if report.failed.is_empty() { ExitStatus::Success } else { ExitStatus::No })
+}

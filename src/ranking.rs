@@ -1,0 +1,199 @@
+//! Wiring of the rankings that `eval`, `search` and `quickstart` share: which searcher, over which vectors.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+use nsparse_core::beir::{Dataset, Document, Query};
+use nsparse_core::model_dir::ModelDir;
+use nsparse_core::{
+    Cancel, DocumentTemplate, Error, IdfFormula, IdfTable, QueryEncoder, Run, SearchQuery, Searcher, SparseVector,
+    TextTokenizer, files,
+};
+use nsparse_encoder::{Device, SparseEncoder};
+use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Method;
+use crate::failure::usage;
+use crate::printer::Printer;
+use crate::settings;
+
+/// What is ranked, and by what.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// The documents' set.
+    pub(crate) set: &'a Dataset,
+    /// Its documents.
+    pub(crate) documents: &'a [Document],
+    /// How they are ranked.
+    pub(crate) method: Method,
+    /// The model directory, or a folder with a tokenizer for `idf`.
+    pub(crate) model: Option<&'a Path>,
+    /// What computes the encoder.
+    pub(crate) device: Device,
+}
+
+/// Document vectors with the query side that belongs to them.
+pub(crate) struct Vectors {
+    /// One a document, in the corpus's order.
+    pub(crate) documents: Vec<SparseVector>,
+    /// Tokenizer and idf table.
+    pub(crate) queries: QueryEncoder,
+    /// What made them: names the index that holds them.
+    pub(crate) key: String,
+}
+
+impl Plan<'_> {
+    /// The folder that `--model` names.
+    pub(crate) fn model(&self) -> anyhow::Result<&Path> {
+        self.model.ok_or_else(|| {
+            usage("No model is named", "give --model DIR: the model directory of a run, `runs/NAME/model`")
+        })
+    }
+
+    /// An embedded searcher, and the query side if it reads vectors.
+    pub(crate) fn local(
+        &self,
+        printer: &Printer,
+        cancel: &Cancel,
+    ) -> anyhow::Result<(Box<dyn Searcher>, Option<QueryEncoder>)> {
+        if self.method == Method::Bm25 {
+            return Ok((Box::new(Bm25Index::build(self.documents, &printer.progress())?), None));
+        }
+        let vectors = self.vectors(printer, cancel)?;
+        let ids = self.documents.iter().map(|d| d.id.clone());
+        Ok((Box::new(InvertedIndex::build(ids.zip(vectors.documents))), Some(vectors.queries)))
+    }
+
+    /// The documents' vectors by the method: of the encoder, or lexical ones.
+    pub(crate) fn vectors(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+        match self.method {
+            Method::Bm25 => anyhow::bail!("BM25 has no vectors"),
+            Method::Idf => self.lexical(printer, cancel),
+            Method::Sparse => self.encoded(printer, cancel),
+        }
+    }
+
+    fn lexical(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+        let folder = self.model()?;
+        let tokenizer_file = settings::tokenizer_file(folder);
+        let tokenizer = TextTokenizer::load(&tokenizer_file)?;
+        let idf_file = tokenizer_file.with_file_name("idf.json");
+        let template = match ModelDir::open(folder).and_then(|d| d.facts()) {
+            Ok(facts) => facts.template,
+            Err(_) => DocumentTemplate::default(),
+        };
+        let texts: Vec<String> = self.documents.iter().map(|d| template.apply(d)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let idf = if idf_file.is_file() {
+            IdfTable::load(&idf_file, &tokenizer)?
+        } else {
+            printer.note("No idf.json beside the tokenizer: the corpus's own idf is used");
+            let formula = IdfFormula::Bm25;
+            let progress = printer.progress();
+            IdfTable::build(texts.iter().copied(), &tokenizer, formula, &template.pattern, cancel, &progress)?.0
+        };
+        let (_, documents) =
+            LexicalEncoder::fit(tokenizer.clone(), LexicalWeight::BM25, &texts, cancel, &printer.progress())?;
+        let key = self.key(&["lexical", &files::sha256_file(&tokenizer_file)?.0, &format!("{template:?}")])?;
+        Ok(Vectors { documents, queries: QueryEncoder::new(tokenizer, idf)?, key })
+    }
+
+    fn encoded(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+        let folder = self.model()?;
+        let directory = ModelDir::open(folder)?;
+        let facts = directory.facts()?;
+        let queries = directory.query_encoder()?;
+        let weights = files::sha256_file(&directory.file("model.safetensors"))?.0;
+        let tokenizer = files::sha256_file(&directory.file("tokenizer.json"))?.0;
+        let reading = serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
+        let key = self.key(&["encoded", &weights, &tokenizer, &reading])?;
+        let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
+        if let Some(documents) = read_vectors(&cached, self.documents) {
+            printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
+            return Ok(Vectors { documents, queries, key });
+        }
+        let encoder = SparseEncoder::load(folder, self.device)?;
+        let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
+        let documents = encoder.encode_reporting(&texts, &printer.progress(), cancel)?;
+        write_vectors(&cached, self.documents, &documents)?;
+        Ok(Vectors { documents, queries, key })
+    }
+
+    /// A short content hash over the corpus and what makes its vectors.
+    fn key(&self, parts: &[&str]) -> anyhow::Result<String> {
+        let mut all = self.set.corpus_hash()?;
+        for part in parts {
+            all.push('\n');
+            all.push_str(part);
+        }
+        let mut hash = files::sha256_bytes(all.as_bytes());
+        hash.truncate(12);
+        Ok(hash)
+    }
+}
+
+/// Queries as a searcher takes them: with vectors where there is a query side.
+pub(crate) fn search_queries(queries: &[Query], encoder: Option<&QueryEncoder>) -> anyhow::Result<Vec<SearchQuery>> {
+    queries
+        .iter()
+        .map(|q| {
+            let vector = encoder.map_or_else(|| Ok(SparseVector::default()), |e| e.encode(&q.text))?;
+            Ok(SearchQuery { id: q.id.clone(), text: q.text.clone(), vector })
+        })
+        .collect()
+}
+
+/// Ranks queries in blocks, so that progress is seen and a stop is heard.
+pub(crate) fn run(
+    searcher: &dyn Searcher,
+    queries: &[SearchQuery],
+    depth: usize,
+    progress: &dyn nsparse_core::Progress,
+    cancel: &Cancel,
+) -> anyhow::Result<Run> {
+    let task = progress.start("Searching", queries.len() as u64);
+    let mut out = Run::new();
+    for block in queries.chunks(64) {
+        cancel.check()?;
+        for (query, hits) in block.iter().zip(searcher.search(block, depth)?) {
+            out.insert(query.id.clone(), hits);
+        }
+        task.advance(block.len() as u64);
+    }
+    Ok(out)
+}
+
+/// One cached vector.
+#[derive(Serialize, Deserialize)]
+struct CachedVector {
+    id: String,
+    #[serde(flatten)]
+    vector: SparseVector,
+}
+
+/// Cached vectors, if the file is whole and belongs to these documents in this order.
+fn read_vectors(path: &Path, documents: &[Document]) -> Option<Vec<SparseVector>> {
+    let file = BufReader::new(std::fs::File::open(path).ok()?);
+    let mut out = Vec::with_capacity(documents.len());
+    for (line, document) in file.lines().zip(documents) {
+        let cached: CachedVector = serde_json::from_str(&line.ok()?).ok()?;
+        if cached.id != document.id {
+            return None;
+        }
+        out.push(cached.vector);
+    }
+    (out.len() == documents.len()).then_some(out)
+}
+
+fn write_vectors(path: &Path, documents: &[Document], vectors: &[SparseVector]) -> anyhow::Result<PathBuf> {
+    files::write_atomic(path, |out| {
+        for (document, vector) in documents.iter().zip(vectors) {
+            let line = CachedVector { id: document.id.clone(), vector: vector.clone() };
+            serde_json::to_writer(&mut *out, &line).map_err(|e| Error::file(path, e.to_string()))?;
+            out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
+        }
+        Ok(())
+    })?;
+    Ok(path.to_path_buf())
+}

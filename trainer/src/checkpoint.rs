@@ -198,8 +198,8 @@ fn comparable(config: Vec<(String, String)>) -> Vec<(String, String)> {
 }
 
 fn hash(config: &[(String, String)]) -> String {
-    let text: String = config.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    files::sha256_bytes(text.as_bytes())
+    let lines: Vec<String> = config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    files::sha256_bytes(lines.join("\n").as_bytes())
 }
 
 /// The keys in which two recipes differ, the first few with both values.

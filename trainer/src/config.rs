@@ -28,7 +28,7 @@ pub struct TrainConfig {
     pub warm_start: WarmStartSection,
     /// The contrastive stage.
     pub train: TrainSection,
-    /// AdamW.
+    /// `AdamW`, for both stages.
     pub optimizer: OptimizerSection,
     /// How the best step is chosen.
     pub eval: EvalSection,
@@ -91,7 +91,16 @@ impl TrainConfig {
             };
             place = map.entry(part.to_owned()).or_insert(Value::Null);
         }
+        // One of the two says how long the stage is; the later word counts.
+        let rival = match key {
+            "train.steps" if !value.is_null() => Some("epochs"),
+            "train.epochs" if !value.is_null() => Some("steps"),
+            _ => None,
+        };
         *place = value;
+        if let Some(rival) = rival {
+            tree["train"][rival] = Value::Null;
+        }
         serde_json::from_value(tree).map_err(|e| {
             Error::config_with_hint(format!("`--set {item}`: {e}"), "keys are those of the recipe, joined with dots")
         })
@@ -286,6 +295,8 @@ mod tests {
         assert!((c.train.losses.kl.weight - 0.5).abs() < 1e-18);
         assert!((c.train.losses.flops.weight - 1e-4).abs() < 1e-18);
         assert_eq!(c.run.dir.to_str().unwrap(), "runs/a b");
+        let c = set(&["train.epochs=3", "train.steps=9"]).unwrap();
+        assert_eq!((c.train.steps, c.train.epochs), (Some(9), None));
         assert_eq!(set(&["optimizer.max_grad_norm=null"]).unwrap().optimizer.max_grad_norm, None);
         let shape = set(&["model.path=null", "model.tokenizer=t.json", "model.random.hidden_size=64"]).unwrap();
         assert_eq!(shape.model.random.unwrap().hidden_size, 64);

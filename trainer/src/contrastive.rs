@@ -28,7 +28,7 @@ impl<'a> Contrastive<'a> {
     /// Over the examples that are not held out.
     ///
     /// # Errors
-    /// If there is no example, or a term has nothing to act on: a positive for InfoNCE, scores for a stored
+    /// If there is no example, or a term has nothing to act on: a positive for `InfoNCE`, scores for a stored
     /// teacher.
     pub fn new(config: &'a TrainConfig, data: &'a TrainingData, zeroed: &'a [bool]) -> Result<Self> {
         let section = &config.train;

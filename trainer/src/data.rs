@@ -250,15 +250,12 @@ impl DocumentPlaces {
             return number;
         }
         let number = texts.len();
-        match id {
-            Some(id) => {
-                self.by_id.insert(id.to_owned(), number);
-                texts.push((id.to_owned(), text.to_owned()));
-            }
-            None => {
-                self.by_text.insert(text.to_owned(), number);
-                texts.push((format!("row:{number}"), text.to_owned()));
-            }
+        if let Some(id) = id {
+            self.by_id.insert(id.to_owned(), number);
+            texts.push((id.to_owned(), text.to_owned()));
+        } else {
+            self.by_text.insert(text.to_owned(), number);
+            texts.push((format!("row:{number}"), text.to_owned()));
         }
         number
     }

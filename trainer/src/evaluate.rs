@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use nsparse_core::{Cancel, Progress, Qrels, Run, SearchQuery, Searcher};
+use nsparse_core::{Cancel, Progress, Qrels, Run, SearchQuery, Searcher, SparseVector};
 use nsparse_encoder::Parameters;
 use nsparse_retrieval::{EvalOptions, InvertedIndex};
 use rand::SeedableRng;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::TrainingData;
 use crate::network::Network;
 use crate::sections::EvalSection;
+use crate::warm_start::LexicalTargets;
 use crate::{Error, Result};
 
 /// Hits that are looked at.
@@ -106,13 +107,7 @@ impl<'a> Evaluator<'a> {
         let documents = &self.data.documents;
         let vectors = network.vectors(parameters, documents, &self.pool, cancel, |done| task.advance(done as u64))?;
         let active = vectors.iter().map(|v| v.len() as f64).sum::<f64>() / vectors.len().max(1) as f64;
-        let index = InvertedIndex::build(
-            self.pool.iter().zip(vectors).map(|(&number, vector)| (documents.id(number).to_owned(), vector)),
-        );
-        let hits = index.search(&self.queries, DEPTH)?;
-        let run: Run = self.queries.iter().map(|q| q.id.clone()).zip(hits).collect();
-        let result = nsparse_retrieval::evaluate(&self.qrels, &run, &self.options);
-        let value = result.mean[&self.metric];
+        let value = self.rank(vectors)?;
         task.message(&format!("{} {value:.4}", self.metric));
         Ok(EvaluationRecord {
             stage: stage.to_owned(),
@@ -124,6 +119,26 @@ impl<'a> Evaluator<'a> {
             documents: self.pool.len(),
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// The metric of the warm start's own targets over the same queries and pool: what BM25's tf part as document
+    /// weight gives, and so what training has to add to.
+    ///
+    /// # Errors
+    /// If the search fails.
+    pub fn lexical_reference(&self, targets: &LexicalTargets<'_>) -> Result<f64> {
+        self.rank(self.pool.iter().map(|&number| targets.of(number)).collect())
+    }
+
+    /// The metric of document vectors that stand in the order of the pool.
+    fn rank(&self, vectors: Vec<SparseVector>) -> Result<f64> {
+        let documents = &self.data.documents;
+        let index = InvertedIndex::build(
+            self.pool.iter().zip(vectors).map(|(&number, vector)| (documents.id(number).to_owned(), vector)),
+        );
+        let hits = index.search(&self.queries, DEPTH)?;
+        let run: Run = self.queries.iter().map(|q| q.id.clone()).zip(hits).collect();
+        Ok(nsparse_retrieval::evaluate(&self.qrels, &run, &self.options).mean[&self.metric])
     }
 }
 

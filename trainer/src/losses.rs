@@ -1,7 +1,7 @@
 //! Ranking losses on the matrix of scores, each with its gradient written out, and the step from scores to the
 //! document vectors.
 //!
-//! s(q, d) = Σ_j q_j d_j. Every loss takes scores `[Q, N]` and returns its value and dL/dscore of the same
+//! `s(q, d) = Σ_j q_j d_j`. Every loss takes scores `[Q, N]` and returns its value and dL/dscore of the same
 //! shape, in double: at a temperature of 0.05 scores reach hundreds, and exponentials are taken after the
 //! maximum is subtracted.
 
@@ -56,7 +56,7 @@ impl Scores {
         }
     }
 
-    /// Adds dL/dd = Σ_b dL/ds_bd · q_b to the gradient of the document vectors `[N, V]`, `self` being dL/ds.
+    /// Adds `dL/dd = Σ_b dL/ds_bd · q_b` to the gradient of the document vectors `[N, V]`, `self` being dL/ds.
     pub fn backward_documents(&self, queries: &[&SparseVector], gradient: &mut [f32], vocab: usize) {
         gradient.par_chunks_exact_mut(vocab).enumerate().for_each(|(d, row)| {
             for (b, query) in queries.iter().enumerate() {
@@ -70,7 +70,7 @@ impl Scores {
         });
     }
 
-    /// dL/dq_b = Σ_d dL/ds_bd · d, dense `[Q, V]`: for query weights that are learned.
+    /// `dL/dq_b = Σ_d dL/ds_bd · d`, dense `[Q, V]`: for query weights that are learned.
     pub fn backward_queries(&self, documents: &[f32], vocab: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.queries * vocab];
         out.par_chunks_exact_mut(vocab).enumerate().for_each(|(b, row)| {
@@ -102,7 +102,7 @@ pub struct CandidateSet {
     pub columns: Vec<usize>,
 }
 
-/// InfoNCE: mean over queries of −log softmax(s / τ) at the positive, over each query's candidates. Queries
+/// `InfoNCE`: mean over queries of `−log softmax(s / τ)` at the positive, over each query's candidates. Queries
 /// without a set (no positive) do not count; with none at all the value is 0.
 pub fn infonce(scores: &Scores, sets: &[Option<CandidateSet>], temperature: f64) -> Loss {
     let mut gradient = Scores::zeros(scores.queries, scores.documents);
@@ -160,7 +160,7 @@ pub fn kl(scores: &Scores, teacher: &[Option<TeacherRow>], temperature: f64, sca
     Loss { value, gradient }
 }
 
-/// Margin MSE: mean over all pairs (query, k ≥ 1) of ((s_0 − s_k) − (t_0 − t_k))², the first column of each
+/// Margin MSE: mean over all pairs (query, k ≥ 1) of `((s_0 − s_k) − (t_0 − t_k))²`, the first column of each
 /// teacher row being the positive (arXiv 2010.02666).
 pub fn margin_mse(scores: &Scores, teacher: &[Option<TeacherRow>]) -> Loss {
     let mut gradient = Scores::zeros(scores.queries, scores.documents);

@@ -67,14 +67,14 @@ impl Objective<'_> {
             by_score.add_scaled(&loss.gradient, l.infonce.weight);
         }
         if l.kl.weight > 0.0 {
-            let rows = self.teacher(batch, &queries, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
+            let rows = teacher_rows(batch, &queries, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
             let loss = kl(&scores, &rows, l.kl.temperature, l.kl.scaled);
             report("kl", loss.value, l.kl.weight);
             by_score.add_scaled(&loss.gradient, l.kl.weight);
         }
         if l.margin_mse.weight > 0.0 {
             let m = &l.margin_mse;
-            let rows = self.teacher(batch, &queries, &targets, m.teacher, Candidates::Own, m.teacher_scale);
+            let rows = teacher_rows(batch, &queries, &targets, m.teacher, Candidates::Own, m.teacher_scale);
             let loss = margin_mse(&scores, &rows);
             report("margin_mse", loss.value, m.weight);
             by_score.add_scaled(&loss.gradient, m.weight);
@@ -101,38 +101,38 @@ impl Objective<'_> {
         outcome.lambda = (l.flops.weight > 0.0).then(|| quadratic_ramp(l.flops.weight, step, l.flops.ramp_steps));
         Slopes { outcome, weights: slopes, below }
     }
+}
 
-    fn teacher(
-        &self,
-        batch: &Batch,
-        queries: &[&SparseVector],
-        targets: &[SparseVector],
-        teacher: Teacher,
-        candidates: Candidates,
-        scale: f64,
-    ) -> Vec<Option<TeacherRow>> {
-        let own = |q: &BatchQuery| -> Vec<usize> { q.positive.into_iter().chain(q.others.iter().copied()).collect() };
-        batch
-            .queries
-            .iter()
-            .enumerate()
-            .map(|(b, q)| match teacher {
-                Teacher::Rows => (q.scores.len() == q.others.len() && !q.scores.is_empty()).then(|| TeacherRow {
-                    columns: q.others.clone(),
-                    scores: q.scores.iter().map(|&s| scale * f64::from(s)).collect(),
-                }),
-                Teacher::Lexical => {
-                    let columns = match candidates {
-                        Candidates::Own => own(q),
-                        Candidates::Batch => (0..batch.documents.len()).collect(),
-                        Candidates::HardNegatives => {
-                            batch.candidates(b, candidates).map_or_else(|| own(q), |set| set.columns)
-                        }
-                    };
-                    let scores = columns.iter().map(|&c| scale * queries[b].dot(&targets[c])).collect();
-                    (columns.len() > 1).then_some(TeacherRow { columns, scores })
-                }
-            })
-            .collect()
-    }
+/// A teacher's scores of each query; `targets` by column where it is the lexical one.
+fn teacher_rows(
+    batch: &Batch,
+    queries: &[&SparseVector],
+    targets: &[SparseVector],
+    teacher: Teacher,
+    candidates: Candidates,
+    scale: f64,
+) -> Vec<Option<TeacherRow>> {
+    let own = |q: &BatchQuery| -> Vec<usize> { q.positive.into_iter().chain(q.others.iter().copied()).collect() };
+    batch
+        .queries
+        .iter()
+        .enumerate()
+        .map(|(b, q)| match teacher {
+            Teacher::Rows => (q.scores.len() == q.others.len() && !q.scores.is_empty()).then(|| TeacherRow {
+                columns: q.others.clone(),
+                scores: q.scores.iter().map(|&s| scale * f64::from(s)).collect(),
+            }),
+            Teacher::Lexical => {
+                let columns = match candidates {
+                    Candidates::Own => own(q),
+                    Candidates::Batch => (0..batch.documents.len()).collect(),
+                    Candidates::HardNegatives => {
+                        batch.candidates(b, candidates).map_or_else(|| own(q), |set| set.columns)
+                    }
+                };
+                let scores = columns.iter().map(|&c| scale * queries[b].dot(&targets[c])).collect();
+                (columns.len() > 1).then_some(TeacherRow { columns, scores })
+            }
+        })
+        .collect()
 }

@@ -1,4 +1,4 @@
-//! AdamW (arXiv 1711.05101, as torch computes it) over the flat parameter buffer, fused with clipping by the
+//! `AdamW` (arXiv 1711.05101, as torch computes it) over the flat parameter buffer, fused with clipping by the
 //! global norm, and the schedule of its rate.
 //!
 //! Work is split into fixed pieces, each computed alone and summed in order, so that the result does not depend
@@ -197,10 +197,15 @@ mod tests {
     fn schedules() {
         let factors: Vec<f64> = (0..6).map(|t| rate_factor(t, 2, 6, Decay::Linear)).collect();
         assert_eq!(factors, [0.0, 0.5, 1.0, 0.75, 0.5, 0.25]);
-        assert_eq!(rate_factor(5, 2, 6, Decay::Constant), 1.0);
-        assert_eq!(rate_factor(0, 0, 0, Decay::Linear), 0.0);
-        assert_eq!(quadratic_ramp(0.08, 0, 4), 0.005);
-        assert_eq!(quadratic_ramp(0.08, 9, 4), 0.08);
-        assert_eq!(quadratic_ramp(0.08, 0, 0), 0.08);
+        let single = [
+            rate_factor(5, 2, 6, Decay::Constant),
+            rate_factor(0, 0, 0, Decay::Linear),
+            quadratic_ramp(0.08, 0, 4),
+            quadratic_ramp(0.08, 9, 4),
+            quadratic_ramp(0.08, 0, 0),
+        ];
+        for (got, want) in single.iter().zip([1.0, 0.0, 0.005, 0.08, 0.08]) {
+            assert!((got - want).abs() < 1e-15, "{single:?}");
+        }
     }
 }

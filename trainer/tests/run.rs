@@ -105,6 +105,9 @@ fn a_run_learns_and_writes_what_it_promises() {
     let best = summary.best.clone().unwrap();
     assert!(summary.evaluations.iter().all(|e| e.value <= best.value));
     assert!(best.value > 0.5, "{best:?}");
+    // The warm start's target, ranked exactly, is what the model comes near.
+    let reference = summary.lexical_reference.unwrap();
+    assert!(reference > 0.5 && best.value > 0.85 * reference, "{} against {reference}", best.value);
 
     // The kept model gives the best evaluation's metric; its query side works.
     let model = nsparse_core::model_dir::ModelDir::open(&dir.join("model")).unwrap();
@@ -244,15 +247,14 @@ fn a_loss_that_is_not_finite_names_step_and_cause() {
 fn stored_teacher_scores_are_learned_from() {
     let folder = tempfile::tempdir().unwrap();
     let world = world(folder.path());
-    let scored: String = (0..12)
+    let scored: Vec<String> = (0..12)
         .map(|q| {
             let docs: Vec<String> =
                 (0..4).map(|d| format!("{} {}", common::word(q + 7 * d), common::word(d))).collect();
-            let row = serde_json::json!({"query": common::word(q), "docs": docs, "scores": [3.0, 2.0, 1.0, 0.0]});
-            format!("{row}\n")
+            serde_json::json!({"query": common::word(q), "docs": docs, "scores": [3.0, 2.0, 1.0, 0.0]}).to_string()
         })
         .collect();
-    std::fs::write(world.join("rows.jsonl"), scored).unwrap();
+    std::fs::write(world.join("rows.jsonl"), scored.join("\n")).unwrap();
     let only_kl = [
         "data.dir=null",
         "eval.fraction=0",

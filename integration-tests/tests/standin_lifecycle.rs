@@ -53,14 +53,14 @@ impl Fixture {
         encode_with(move || SparseEncoder::load(&model, Device::Cpu).unwrap())
     }
 
-    fn options(&self) -> DeployOptions {
-        // The small zips go in several chunks.
-        DeployOptions { poll: fast(), chunk_bytes: 20_000, ..DeployOptions::new("tiny") }
-    }
-
     fn deploy(&self, cluster: &Cluster, options: &DeployOptions) -> Result<Deployment, Error> {
         deploy(cluster, &self.package(), options, &Cancel::default(), &NoProgress)
     }
+}
+
+/// Small chunks, so that the small zips go in several.
+fn options() -> DeployOptions {
+    DeployOptions { poll: fast(), chunk_bytes: 20_000, ..DeployOptions::new("tiny") }
 }
 
 fn fast() -> Poll {
@@ -141,7 +141,7 @@ fn a_deployment_comes_and_goes_without_a_trace() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     let cluster = cluster(&standin);
-    let deployment = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let deployment = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(deployment, Deployment::load(&fixture.deployment()).unwrap());
     assert_eq!(deployment.side, Side::Cluster);
     assert_eq!(deployment.vocabulary_size, 300);
@@ -199,7 +199,7 @@ fn a_kept_index_still_takes_documents() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     let cluster = cluster(&standin);
-    fixture.deploy(&cluster, &fixture.options()).unwrap();
+    fixture.deploy(&cluster, &options()).unwrap();
     cluster.request(Method::Put, "/tiny/_doc/1", Body::Json(json!({ "text": "search" }))).unwrap();
     let keep = UndeployOptions { keep_index: true, poll: fast(), ..UndeployOptions::default() };
     let report = undeploy_file(&cluster, &fixture.deployment(), &keep).unwrap();
@@ -216,9 +216,9 @@ fn a_second_deploy_uses_what_is_there() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     let cluster = cluster(&standin);
-    let first = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let first = fixture.deploy(&cluster, &options()).unwrap();
     let (before, asked) = (standin.contents(), standin.requests().len());
-    let second = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let second = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(standin.contents(), before);
     let changing: Vec<String> = standin.requests()[asked..]
         .iter()
@@ -232,7 +232,7 @@ fn a_second_deploy_uses_what_is_there() {
 
     // The marks in the cluster tell it even where the file is lost.
     std::fs::remove_file(fixture.deployment()).unwrap();
-    let third = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let third = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(third.made, first.made);
     let report = undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
     assert_eq!((report.removed.len(), standin.contents()), (5, nothing()), "{report:?}");
@@ -246,7 +246,7 @@ fn what_others_made_is_used_but_not_taken_back() {
     let package = PackageFiles::open(&fixture.package()).unwrap();
     let theirs =
         register::register(&cluster, &package.query, None, 20_000, &fast(), &Cancel::default(), &NoProgress).unwrap();
-    let deployment = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let deployment = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(deployment.query_model.as_ref().unwrap().id, theirs.id);
     undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
     // The model stays, and stays as it was: not running.
@@ -263,12 +263,12 @@ fn what_others_made_is_used_but_not_taken_back() {
     let pipeline = json!({ "description": "theirs", "processors": [{ "trim": { "field": "text" } }] });
     cluster.put("/_ingest/pipeline/tiny-ingest", pipeline).unwrap();
     let before = standin.contents();
-    let error = fixture.deploy(&cluster, &fixture.options()).unwrap_err();
+    let error = fixture.deploy(&cluster, &options()).unwrap_err();
     assert!(error.to_string().contains("another ingest pipeline `tiny-ingest`"), "{error}");
     assert_eq!(standin.contents(), before);
     cluster.put("/theirs", json!({ "mappings": { "properties": { "embedding": { "type": "float" } } } })).unwrap();
-    let options = DeployOptions { index: "theirs".to_owned(), side: Side::Client, ..fixture.options() };
-    let error = fixture.deploy(&cluster, &options).unwrap_err();
+    let changed = DeployOptions { index: "theirs".to_owned(), side: Side::Client, ..options() };
+    let error = fixture.deploy(&cluster, &changed).unwrap_err();
     assert!(error.to_string().contains("no rank_features field"), "{error}");
 }
 
@@ -276,7 +276,7 @@ fn what_others_made_is_used_but_not_taken_back() {
 fn a_failure_at_any_request_leaves_nothing_behind() {
     let fixture = Fixture::new();
     let good = StandIn::start(Options::default());
-    fixture.deploy(&cluster(&good), &fixture.options()).unwrap();
+    fixture.deploy(&cluster(&good), &options()).unwrap();
     let requests = good.requests();
     std::fs::remove_file(fixture.deployment()).unwrap();
     assert!(requests.len() > 20, "{requests:?}");
@@ -285,7 +285,7 @@ fn a_failure_at_any_request_leaves_nothing_behind() {
             let standin = StandIn::start(Options::default());
             let cluster = cluster(&standin);
             standin.fail(n, strike);
-            let error = fixture.deploy(&cluster, &fixture.options()).unwrap_err();
+            let error = fixture.deploy(&cluster, &options()).unwrap_err();
             assert!(error.to_string().contains("injected failure"), "{n} {request}: {error}");
             assert!(!error.to_string().contains("could not be taken back"), "{n} {request}: {error}");
             assert_eq!(standin.contents(), nothing(), "{strike:?} {n} {request}");
@@ -301,13 +301,13 @@ fn what_cannot_be_written_or_was_stopped_leaves_nothing_behind() {
     let cluster = cluster(&standin);
     let blocked = fixture.folder.path().join("a-file");
     std::fs::write(&blocked, "x").unwrap();
-    let options = DeployOptions { file: Some(blocked.join("deployment.json")), ..fixture.options() };
-    fixture.deploy(&cluster, &options).unwrap_err();
+    let changed = DeployOptions { file: Some(blocked.join("deployment.json")), ..options() };
+    fixture.deploy(&cluster, &changed).unwrap_err();
     assert_eq!(standin.contents(), nothing());
 
     let cancel = Cancel::default();
     cancel.cancel();
-    let error = deploy(&cluster, &fixture.package(), &fixture.options(), &cancel, &NoProgress).unwrap_err();
+    let error = deploy(&cluster, &fixture.package(), &options(), &cancel, &NoProgress).unwrap_err();
     assert!(matches!(error, Error::Core(nsparse_core::Error::Cancelled)), "{error}");
     assert_eq!(standin.contents(), nothing());
 }
@@ -316,17 +316,17 @@ fn what_cannot_be_written_or_was_stopped_leaves_nothing_behind() {
 fn what_cannot_be_taken_back_is_named() {
     let fixture = Fixture::new();
     let good = StandIn::start(Options::default());
-    fixture.deploy(&cluster(&good), &fixture.options()).unwrap();
+    fixture.deploy(&cluster(&good), &options()).unwrap();
     std::fs::remove_file(fixture.deployment()).unwrap();
     // The stand-in fails one request, so the deploy has to fail by itself: at a file that cannot be written.
     let blocked = fixture.folder.path().join("a-file");
     std::fs::write(&blocked, "x").unwrap();
-    let options = DeployOptions { file: Some(blocked.join("deployment.json")), ..fixture.options() };
+    let changed = DeployOptions { file: Some(blocked.join("deployment.json")), ..options() };
     let standin = StandIn::start(Options::default());
     let cluster = cluster(&standin);
     let last = good.requests().len();
     standin.fail(last, Strike::Before);
-    let error = fixture.deploy(&cluster, &options).unwrap_err();
+    let error = fixture.deploy(&cluster, &changed).unwrap_err();
     assert!(error.to_string().contains("could not be taken back: index `tiny`"), "{error}");
     assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
 }
@@ -337,15 +337,12 @@ fn a_cluster_without_plugins_gets_the_client_side_form() {
     for (ml_commons, neural_search) in [(false, false), (true, false), (false, true)] {
         let standin = StandIn::start(Options { ml_commons, neural_search, ..Options::default() });
         let cluster = cluster(&standin);
-        let deployment = fixture.deploy(&cluster, &fixture.options()).unwrap();
+        let deployment = fixture.deploy(&cluster, &options()).unwrap();
         assert_eq!(deployment.side, Side::Client);
         assert!(deployment.notes[0].contains("encoded by nsparse"), "{:?}", deployment.notes);
         assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
-        let asked = DeployOptions {
-            side: Side::Cluster,
-            file: Some(fixture.folder.path().join("other.json")),
-            ..fixture.options()
-        };
+        let asked =
+            DeployOptions { side: Side::Cluster, file: Some(fixture.folder.path().join("other.json")), ..options() };
         let error = fixture.deploy(&cluster, &asked).unwrap_err();
         assert!(error.to_string().contains("it lacks"), "{error}");
         assert!(error.hint().unwrap().contains("--side client"));
@@ -359,13 +356,13 @@ fn a_node_without_libtorch_says_so_and_runs_the_query_side() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options { offline_natives: true, ..Options::default() });
     let cluster = cluster(&standin);
-    let error = fixture.deploy(&cluster, &fixture.options()).unwrap_err();
+    let error = fixture.deploy(&cluster, &options()).unwrap_err();
     assert!(error.to_string().contains("has no libtorch"), "{error}");
     assert_eq!(error.fault(), Fault::World);
     assert!(error.hint().unwrap().contains("--side query"), "{:?}", error.hint());
     assert_eq!(standin.contents(), nothing());
-    let options = DeployOptions { side: Side::Query, ..fixture.options() };
-    let deployment = fixture.deploy(&cluster, &options).unwrap();
+    let changed = DeployOptions { side: Side::Query, ..options() };
+    let deployment = fixture.deploy(&cluster, &changed).unwrap();
     assert!(deployment.document_model.is_none() && deployment.pipeline.is_none());
     let model = deployment.query_model.unwrap().model();
     assert_eq!(lifecycle::predict(&cluster, &model, &["search search"]).unwrap()[0].len(), 1);
@@ -378,7 +375,7 @@ fn an_undeploy_that_fails_in_part_goes_on_and_can_be_repeated() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options::default());
     let cluster = cluster(&standin);
-    fixture.deploy(&cluster, &fixture.options()).unwrap();
+    fixture.deploy(&cluster, &options()).unwrap();
     // Root, count, index looked up, index deleted: that is the fourth.
     standin.fail(3, Strike::Before);
     let report: UndeployReport = undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
@@ -393,7 +390,7 @@ fn another_cluster_or_another_index_of_that_name_is_left_alone() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options::default());
     let cluster = cluster(&standin);
-    let mut deployment = fixture.deploy(&cluster, &fixture.options()).unwrap();
+    let mut deployment = fixture.deploy(&cluster, &options()).unwrap();
     cluster.delete("/tiny").unwrap();
     cluster.put("/tiny", json!({ "settings": {}, "mappings": {} })).unwrap();
     let report = undeploy(&cluster, &deployment, &all(fast())).unwrap();
@@ -413,10 +410,27 @@ fn a_changed_package_is_refused_before_anything_is_sent() {
     let mut bytes = std::fs::read(&zip).unwrap();
     bytes.push(0);
     std::fs::write(&zip, &bytes).unwrap();
-    let error = fixture.deploy(&cluster, &fixture.options()).unwrap_err();
+    let error = fixture.deploy(&cluster, &options()).unwrap_err();
     assert!(error.to_string().contains("the zip was changed"), "{error}");
     assert_eq!(error.fault(), Fault::Usage);
     assert!(standin.requests().is_empty());
-    let error = deploy(&cluster, Path::new("no-such-folder"), &fixture.options(), &Cancel::default(), &NoProgress);
+    let error = deploy(&cluster, Path::new("no-such-folder"), &options(), &Cancel::default(), &NoProgress);
     assert!(error.unwrap_err().to_string().contains("is no package"));
+}
+
+#[test]
+fn before_a_node_only_what_the_node_lacks_is_answered_here() {
+    let fixture = Fixture::new();
+    let node = StandIn::start(Options { ml_commons: false, neural_search: false, ..Options::default() });
+    let upstream = Some(node.url().to_owned());
+    let standin = StandIn::start(Options { encode: fixture.encode(), upstream, ..Options::default() });
+    let cluster = cluster(&standin);
+    let deployment = fixture.deploy(&cluster, &options()).unwrap();
+    assert_eq!(deployment.side, Side::Cluster);
+    assert_eq!(node.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
+    assert_eq!(standin.contents().models.len(), 2);
+    assert_eq!(standin.contents().pipelines, ["tiny-ingest"]);
+    assert!(node.requests().iter().all(|r| !r.contains("_plugins")), "{:?}", node.requests());
+    undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
+    assert_eq!((node.contents(), standin.contents()), (nothing(), nothing()));
 }

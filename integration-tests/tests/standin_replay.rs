@@ -289,3 +289,30 @@ fn a_state_that_does_not_come_ends_at_the_deadline() {
     let error = register::wait_registered(&cluster, &model, "", &short, &Cancel::default()).unwrap_err();
     assert!(matches!(&error, Error::Deadline { last, .. } if last == "REGISTERING"), "{error}");
 }
+
+#[test]
+fn a_model_on_some_nodes_only_is_reported_as_such() {
+    let records = trace();
+    let recorded = |test: &dyn Fn(&Record) -> bool| records.iter().find(|r| test(r)).unwrap().clone();
+    // The recording had one node; these are its answers with a second one that failed.
+    let mut task = recorded(&|r| r.answer["state"] == "COMPLETED");
+    task.answer["state"] = "COMPLETED_WITH_ERROR".into();
+    task.answer["error"] = r#"{"second":"Memory Circuit Breaker is open, please check your resources!"}"#.into();
+    let mut model = recorded(&|r| r.answer["model_state"] == "DEPLOYED");
+    model.answer["model_state"] = "PARTIALLY_DEPLOYED".into();
+    model.answer["planning_worker_node_count"] = 2.into();
+    let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let (task_id, model_id) = (id(&task.path), id(&model.path));
+    let replay = Replay::start([task, model.clone(), model]);
+    let cluster = connect(&replay);
+    let (model, cancel) = (Model { id: model_id, name: "m".to_owned() }, Cancel::default());
+    let partial = lifecycle::wait_task(&cluster, &task_id, Step::Deploy, &model.to_string(), &poll(), &cancel).unwrap();
+    let deployed = lifecycle::wait_deployed(&cluster, &model, partial.as_deref(), &poll(), &cancel).unwrap();
+    assert_eq!((deployed.nodes, deployed.planned), (1, 2));
+    let reason = deployed.partial.unwrap();
+    assert!(reason.contains("heap of the node is too full") && reason.contains("on node second"), "{reason}");
+    // Without the task's word, the counts are told.
+    let deployed = lifecycle::wait_deployed(&cluster, &model, None, &poll(), &cancel).unwrap();
+    assert!(deployed.partial.unwrap().contains("runs on 1 of 2 nodes"));
+    assert_eq!(replay.differences(), Vec::<String>::new());
+}

@@ -144,10 +144,10 @@ impl State {
         }
         if let Some(name) = path.strip_prefix("_ingest/pipeline/") {
             let (there, neural) = (self.node.pipelines.contains_key(name), self.options.neural_search);
-            if incoming.method == "PUT" {
-                if let Err(reply) = super::node::check_pipeline(&incoming.json(), neural) {
-                    return Routed::Answer(reply);
-                }
+            if incoming.method == "PUT"
+                && let Err(reply) = super::node::check_pipeline(&incoming.json(), neural)
+            {
+                return Routed::Answer(reply);
             }
             if self.options.upstream.is_none() || incoming.method != "PUT" && !there {
                 return Routed::Upstream;
@@ -176,16 +176,13 @@ impl State {
 
     /// Adds to the node's answer what the stand-in has besides: its plugins.
     pub(super) fn after_upstream(&self, incoming: &Incoming, mut reply: Reply) -> Reply {
-        if incoming.path == "/_cat/plugins" {
-            if let Value::Array(plugins) = &mut reply.body {
-                for (component, there) in [
-                    ("opensearch-ml", self.options.ml_commons),
-                    ("opensearch-neural-search", self.options.neural_search),
-                ] {
-                    if there {
-                        plugins.push(json!({ "name": "stand-in", "component": component, "version": "2.16.0.0" }));
-                    }
-                }
+        if incoming.path == "/_cat/plugins"
+            && let Value::Array(plugins) = &mut reply.body
+        {
+            let ours =
+                [("opensearch-ml", self.options.ml_commons), ("opensearch-neural-search", self.options.neural_search)];
+            for (component, _) in ours.iter().filter(|(_, there)| *there) {
+                plugins.push(json!({ "name": "stand-in", "component": component, "version": "2.16.0.0" }));
             }
         }
         reply

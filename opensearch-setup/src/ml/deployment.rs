@@ -1,12 +1,9 @@
 //! From a package to a searchable index: group, models, ingest pipeline, index, and `deployment.json`, which
 //! every later command reads. What a failed run has made is taken back in reverse order.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use nsparse_core::{Cancel, DocumentTemplate, Progress, files};
-use serde::{Deserialize, Serialize};
+use nsparse_core::{Cancel, DocumentTemplate, Progress};
 use serde_json::{Value, json};
 
 use super::lifecycle::{self, Model};
@@ -14,37 +11,12 @@ use super::messages::{Step, explain_error};
 use super::package::{ModelFile, PackageFiles};
 use super::plan::{self, Fields};
 use super::poll::Poll;
+use super::record::{Deployment, Made, ModelEntry, Side};
 use super::undeploy::take_back;
 use super::{group, register};
 use crate::capabilities::Capabilities;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
-
-/// Where documents and queries are encoded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Side {
-    /// Both in the cluster where it has the plugins, else both here.
-    #[default]
-    Auto,
-    /// Both in the cluster.
-    Cluster,
-    /// Queries by a tokenizer model in the cluster, documents here: for nodes that cannot load libtorch.
-    Query,
-    /// Both here; the cluster needs no plugin.
-    Client,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Cluster => "cluster",
-            Self::Query => "query",
-            Self::Client => "client",
-        })
-    }
-}
 
 /// How to deploy.
 #[derive(Debug, Clone)]
@@ -89,138 +61,6 @@ impl DeployOptions {
             poll: Poll::default(),
             chunk_bytes: super::MAX_CHUNK_BYTES,
         }
-    }
-}
-
-/// A model of a deployment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelEntry {
-    /// Its id in the cluster.
-    pub id: String,
-    /// The name under which it is registered.
-    pub name: String,
-    /// sha256 of its zip.
-    pub sha256: String,
-    /// Size of its zip in bytes.
-    pub bytes: u64,
-}
-
-impl ModelEntry {
-    /// For the calls of [`lifecycle`].
-    pub fn model(&self) -> Model {
-        Model { id: self.id.clone(), name: self.name.clone() }
-    }
-}
-
-/// One thing that a deploy has made and an undeploy takes back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Made {
-    /// A model group.
-    Group {
-        /// Its id.
-        id: String,
-        /// Its name.
-        name: String,
-    },
-    /// A model, registered and deployed.
-    Model {
-        /// Its id.
-        id: String,
-        /// Its name.
-        name: String,
-    },
-    /// A model that was there already and was deployed.
-    Running {
-        /// Its id.
-        id: String,
-        /// Its name.
-        name: String,
-    },
-    /// An ingest pipeline.
-    Pipeline {
-        /// Its name.
-        name: String,
-    },
-    /// An index.
-    Index {
-        /// Its name.
-        name: String,
-        /// Its uuid: another index that later has the same name is not ours. Empty where the cluster tells none.
-        uuid: String,
-    },
-}
-
-impl fmt::Display for Made {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Group { id, name } => write!(f, "model group `{name}` (id {id})"),
-            Self::Model { id, name } => write!(f, "model `{name}` (id {id})"),
-            Self::Running { id, name } => write!(f, "running state of model `{name}` (id {id})"),
-            Self::Pipeline { name } => write!(f, "ingest pipeline `{name}`"),
-            Self::Index { name, .. } => write!(f, "index `{name}`"),
-        }
-    }
-}
-
-/// `deployment.json`: what stands in the cluster, so that later commands need only this file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Deployment {
-    /// The deployment's name.
-    pub name: String,
-    /// The cluster's address, without user and password.
-    pub cluster_url: String,
-    /// The cluster's own unchanging id.
-    pub cluster_uuid: String,
-    /// The cluster's release.
-    pub version: String,
-    /// Where documents and queries are encoded; never [`Side::Auto`].
-    pub side: Side,
-    /// The model group's id, where there are models.
-    pub group_id: Option<String>,
-    /// The document encoder, where it runs in the cluster.
-    pub document_model: Option<ModelEntry>,
-    /// The query tokenizer, where it runs in the cluster.
-    pub query_model: Option<ModelEntry>,
-    /// The ingest pipeline, where the cluster encodes documents. Clients that send vectors name `_none` instead.
-    pub pipeline: Option<String>,
-    /// The index.
-    pub index: String,
-    /// Names of its fields.
-    pub fields: Fields,
-    /// The document template.
-    pub template: DocumentTemplate,
-    /// Entries of the vocabulary.
-    pub vocabulary_size: usize,
-    /// sha256 of the package's zips by file name.
-    pub package: BTreeMap<String, String>,
-    /// What was made, in the order in which it was made.
-    pub made: Vec<Made>,
-    /// What a person should know: what was reused, what is missing.
-    pub notes: Vec<String>,
-}
-
-impl Deployment {
-    /// Reads `deployment.json`.
-    ///
-    /// # Errors
-    /// If it is missing or broken.
-    pub fn load(path: &Path) -> Result<Self> {
-        if !path.is_file() {
-            return Err(Error::usage(
-                format!("There is no deployment file `{}`", path.display()),
-                "make one with `nsparse deploy`, or give the file's place",
-            ));
-        }
-        Ok(files::read_json(path)?)
-    }
-
-    /// Writes `deployment.json`, whole or not at all.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        Ok(files::write_json(path, self)?)
     }
 }
 
@@ -428,10 +268,10 @@ impl Run<'_> {
             Ok(id) => id,
             Err(error) => {
                 // It may have arrived, with only its answer lost.
-                if let Ok(Some(found)) = group::find(self.cluster, name) {
-                    if found.description == mark {
-                        self.made.push(Made::Group { id: found.id, name: name.clone() });
-                    }
+                if let Ok(Some(found)) = group::find(self.cluster, name)
+                    && found.description == mark
+                {
+                    self.made.push(Made::Group { id: found.id, name: name.clone() });
                 }
                 return Err(error);
             }

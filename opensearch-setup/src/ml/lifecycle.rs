@@ -141,20 +141,26 @@ pub fn wait_task(
 pub fn wait_deployed(
     cluster: &Cluster,
     model: &Model,
-    partial: Option<String>,
+    partial: Option<&str>,
     poll: &Poll,
     cancel: &Cancel,
 ) -> Result<Deployed> {
     poll.until(&format!("{model} to be DEPLOYED"), cancel, || {
         let info = info(cluster, model)?;
         match info.state.as_str() {
-            "DEPLOYED" | "LOADED" => {
-                Ok(Seen::Done(Deployed { nodes: info.nodes, planned: info.planned, partial: partial.clone() }))
-            }
+            "DEPLOYED" | "LOADED" => Ok(Seen::Done(Deployed {
+                nodes: info.nodes,
+                planned: info.planned,
+                partial: partial.map(str::to_owned),
+            })),
             "PARTIALLY_DEPLOYED" => {
-                let reason = partial.clone().unwrap_or_else(|| {
-                    format!("{model} runs on {} of {} nodes; the logs of the others say why", info.nodes, info.planned)
-                });
+                let reason = match partial {
+                    Some(reason) => reason.to_owned(),
+                    None => format!(
+                        "{model} runs on {} of {} nodes; the logs of the others say why",
+                        info.nodes, info.planned
+                    ),
+                };
                 Ok(Seen::Done(Deployed { nodes: info.nodes, planned: info.planned, partial: Some(reason) }))
             }
             "DEPLOY_FAILED" => Err(Error::world(
@@ -173,7 +179,7 @@ pub fn wait_deployed(
 pub fn deploy(cluster: &Cluster, model: &Model, poll: &Poll, cancel: &Cancel) -> Result<Deployed> {
     let task = start_deploy(cluster, model)?;
     let partial = wait_task(cluster, &task, Step::Deploy, &model.to_string(), poll, cancel)?;
-    wait_deployed(cluster, model, partial, poll, cancel)
+    wait_deployed(cluster, model, partial.as_deref(), poll, cancel)
 }
 
 /// Asks a deployed model: for each text its tokens and weights.

@@ -192,10 +192,10 @@ fn reasons(body: &Value) -> Vec<String> {
     let error = body.get("error").unwrap_or(body);
     let mut out: Vec<String> = Vec::new();
     let mut add = |text: Option<&str>| {
-        if let Some(text) = text.filter(|t| !t.is_empty()) {
-            if !out.iter().any(|o| o == text) {
-                out.push(text.to_owned());
-            }
+        if let Some(text) = text.filter(|t| !t.is_empty())
+            && !out.iter().any(|o| o == text)
+        {
+            out.push(text.to_owned());
         }
     };
     match error {

@@ -11,15 +11,17 @@ pub mod messages;
 pub mod package;
 pub mod plan;
 pub mod poll;
+pub mod record;
 pub mod register;
 mod rows;
 pub mod undeploy;
 
-pub use deployment::{DeployOptions, Deployment, Made, ModelEntry, Side, deploy};
+pub use deployment::{DeployOptions, deploy};
 pub use lifecycle::{Deployed, Model, ModelInfo};
 pub use messages::{Cause, Problem, Step, explain, explain_task};
 pub use package::{ModelFile, PackageFiles};
 pub use plan::Fields;
 pub use poll::Poll;
+pub use record::{Deployment, Made, ModelEntry, Side};
 pub use register::MAX_CHUNK_BYTES;
 pub use undeploy::{UndeployOptions, UndeployReport, undeploy, undeploy_file};

@@ -48,10 +48,9 @@ impl ModelFile {
                 ),
             ));
         }
-        if let Some(size) = body.get("model_content_size_in_bytes").and_then(Value::as_u64) {
-            if size != bytes {
-                return Err(broken(zip, format!("it has {bytes} bytes, but `{}` says {size}", body_path.display())));
-            }
+        let size = body.get("model_content_size_in_bytes").and_then(Value::as_u64).unwrap_or(bytes);
+        if size != bytes {
+            return Err(broken(zip, format!("it has {bytes} bytes, but `{}` says {size}", body_path.display())));
         }
         Ok(Self { zip: zip.to_path_buf(), body, sha256, bytes })
     }
@@ -84,7 +83,9 @@ impl ModelFile {
         let archive = self.archive()?;
         archive
             .file_names()
-            .map(|name| name.map(|n| n.into_owned()).map_err(|e| broken(&self.zip, format!("a file name: {e}"))))
+            .map(|name| {
+                name.map(std::borrow::Cow::into_owned).map_err(|e| broken(&self.zip, format!("a file name: {e}")))
+            })
             .collect()
     }
 
@@ -94,9 +95,8 @@ impl ModelFile {
     }
 
     fn tokenizer(&self) -> Result<TextTokenizer> {
-        let bytes = self
-            .member("tokenizer.json")?
-            .ok_or_else(|| broken(&self.zip, "it has no tokenizer.json at its root".to_owned()))?;
+        let bytes =
+            self.member("tokenizer.json")?.ok_or_else(|| broken(&self.zip, "it has no tokenizer.json at its root"))?;
         TextTokenizer::from_bytes(&bytes).map_err(|e| broken(&self.zip, format!("tokenizer.json: {e}")))
     }
 }
@@ -198,8 +198,7 @@ impl PackageFiles {
 
 fn query_encoder(query: &ModelFile) -> Result<QueryEncoder> {
     let tokenizer = query.tokenizer()?;
-    let bytes =
-        query.member("idf.json")?.ok_or_else(|| broken(&query.zip, "it has no idf.json at its root".to_owned()))?;
+    let bytes = query.member("idf.json")?.ok_or_else(|| broken(&query.zip, "it has no idf.json at its root"))?;
     let map: BTreeMap<String, f64> =
         serde_json::from_slice(&bytes).map_err(|e| broken(&query.zip, format!("idf.json: {e}")))?;
     let idf = IdfTable::from_map(&map, &tokenizer)
@@ -218,6 +217,6 @@ fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e == extension)
 }
 
-fn broken(path: &Path, what: String) -> Error {
+fn broken(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::usage(format!("Unusable file `{}`: {what}", path.display()), EXPORT_AGAIN)
 }

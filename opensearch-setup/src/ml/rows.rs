@@ -359,7 +359,7 @@ pub(super) const ROWS: &[Row] = &[
         Cause::Exists,
         Fault::Usage,
         "another model group has this name",
-        "choose another `--name`",
+        "choose another name with `--index`",
     ),
     // Requests.
     row(

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::deployment::{Deployment, Made, index_uuid};
+use super::deployment::index_uuid;
 use super::group;
 use super::lifecycle::{self, Model};
 use super::messages::{Step, explain_error};
 use super::poll::Poll;
+use super::record::{Deployment, Made};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 

@@ -51,7 +51,7 @@ pub struct ModelEntry {
 }
 
 impl ModelEntry {
-    /// For the calls of [`lifecycle`].
+    /// For the calls of [`super::lifecycle`].
     pub fn model(&self) -> Model {
         Model { id: self.id.clone(), name: self.name.clone() }
     }

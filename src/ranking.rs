@@ -105,9 +105,10 @@ impl Plan<'_> {
         let facts = directory.facts()?;
         let queries = directory.query_encoder()?;
         let weights = files::sha256_file(&directory.file("model.safetensors"))?.0;
+        let config = files::sha256_file(&directory.file("config.json"))?.0;
         let tokenizer = files::sha256_file(&directory.file("tokenizer.json"))?.0;
         let reading = serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
-        let key = self.key(&["encoded", &weights, &tokenizer, &reading])?;
+        let key = self.key(&["encoded", &weights, &config, &tokenizer, &reading])?;
         let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
         if let Some(documents) = read_vectors(&cached, self.documents) {
             printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));

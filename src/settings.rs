@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nsparse_core::beir::{Dataset, FieldNames};
 use nsparse_core::{Cancel, DocumentTemplate, IdfFormula};
-use nsparse_opensearch::{Auth, Cluster, ClusterConfig};
+use nsparse_opensearch::{Auth, Body, Cluster, ClusterConfig, Error, Method};
 
 use crate::cli::{ClusterArgs, DataArgs, Formula};
 use crate::commands::data;
@@ -126,7 +126,12 @@ fn connect(url: &str, args: &ClusterArgs) -> anyhow::Result<Cluster> {
     config.ca.clone_from(&args.ca_cert);
     config.insecure = args.insecure;
     config.timeout = Duration::from_secs(args.timeout);
-    Ok(Cluster::connect(&config)?)
+    let cluster = Cluster::connect(&config)?;
+    // Asked once: requests are repeated patiently later on, but a wrong address or password shows at once.
+    match cluster.request(Method::Get, "/", Body::None) {
+        Err(error @ (Error::Unreachable { .. } | Error::Unauthorized { .. })) => Err(error.into()),
+        _ => Ok(cluster),
+    }
 }
 
 /// Where local nodes are kept, if `NSPARSE_CACHE` says so; else the node's own choice.

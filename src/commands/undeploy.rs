@@ -4,6 +4,7 @@ use nsparse_opensearch::ml::{Deployment, UndeployOptions, undeploy_file};
 
 use crate::ExitStatus;
 use crate::cli::UndeployArgs;
+use crate::failure::world;
 use crate::printer::Printer;
 use crate::settings;
 
@@ -26,5 +27,15 @@ pub(crate) fn run(args: &UndeployArgs, printer: &Printer) -> anyhow::Result<Exit
     printer.json(&serde_json::json!({
         "removed": report.removed, "gone": report.gone, "kept": report.kept, "failed": report.failed, "left": report.left,
     }))?;
-    Ok(if report.failed.is_empty() { ExitStatus::Success } else { ExitStatus::No })
+    if !report.failed.is_empty() {
+        return Err(world(
+            format!(
+                "{} things could not be taken back; `{}` keeps what is left",
+                report.failed.len(),
+                args.deployment.display()
+            ),
+            "mend what the lines above say and run the same command again",
+        ));
+    }
+    Ok(ExitStatus::Success)
 }

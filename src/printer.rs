@@ -22,11 +22,6 @@ impl Printer {
         Self { json, quiet }
     }
 
-    /// Whether results go out as JSON.
-    pub(crate) fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// A result for people; not shown with `--json`.
     pub(crate) fn text(&self, text: impl AsRef<str>) {
         if !self.json {

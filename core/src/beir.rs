@@ -108,9 +108,17 @@ impl Dataset {
     pub fn qrels(&self, split: &str) -> Result<Qrels> {
         let path = self.folder.join("qrels").join(format!("{split}.tsv"));
         if !path.is_file() {
+            let splits = self.splits();
+            let hint = if splits.is_empty() {
+                "no judgments are there; a split is a file qrels/SPLIT.tsv (query-id, corpus-id, score, \
+                 tab-separated, with a header line)"
+                    .to_owned()
+            } else {
+                format!("splits there: {}", splits.join(", "))
+            };
             return Err(Error::invalid_with_hint(
                 format!("The data set `{}` has no split `{split}`: no file `{}`", self.name, path.display()),
-                format!("splits there: {}", self.splits().join(", ")),
+                hint,
             ));
         }
         trec::read_qrels(&path)

@@ -157,4 +157,12 @@ fn refuses_what_does_not_fit() {
     let mut gradient = vec![0.0; model.parameters.len()];
     let error = backend.backward(&model.parameters, &batch, kept_nothing, &vec![0.0; 300], &mut gradient);
     assert!(error.expect_err("nothing was kept").to_string().contains("keep nothing"));
+    let kept = backend.forward(&model.parameters, &batch, None, true).expect("the forward succeeds");
+    let longer = self::batch(&[6], config.vocab_size);
+    let error = backend.backward(&model.parameters, &longer, kept, &vec![0.0; 300], &mut gradient);
+    assert!(error.expect_err("another batch").to_string().contains("another batch"));
+    let nothing = TokenBatch::new::<Vec<u32>>(&[]);
+    let empty = backend.forward(&model.parameters, &nothing, None, true).expect("an empty batch is no error");
+    assert!(empty.pooled.is_empty());
+    backend.backward(&model.parameters, &nothing, empty, &[], &mut gradient).expect("nor is its backward");
 }

@@ -1,7 +1,7 @@
 //! The crate's own kernels: BERT's forward and backward on the CPU in f32, over packed batches.
 //!
 //! Matrix products are the crate `gemm`'s; everything between two products is one fused loop over rows. The
-//! tape is plain: a [`workspace`] holds what each layer keeps, and `backward` walks it down. Kept are the
+//! tape is plain: a workspace holds what each layer keeps, and `backward` walks it down. Kept are the
 //! normalised rows of each `LayerNorm`, query, key, value, the attention's output and log-sum-exp, and the
 //! feed-forward layer before its GELU; all else is made again. With one number of threads the same input
 //! gives the same bits: every sum has a fixed order.
@@ -42,6 +42,8 @@ pub struct CpuBackend {
 /// What a forward keeps for its backward.
 struct State {
     workspace: Lent,
+    /// The batch's.
+    offsets: Vec<usize>,
     dropout: Option<Dropout>,
 }
 
@@ -87,7 +89,9 @@ impl Backend for CpuBackend {
             let (decoder, bias) = (&parameters.data()[places.words], &parameters.data()[places.decoder_bias]);
             (pooled, argmax) = self.head(&tokens.documents()).forward(rows, decoder, bias);
         }
-        let state = keep.then(|| Box::new(State { workspace, dropout }) as Box<dyn std::any::Any + Send>);
+        let state = keep.then(|| {
+            Box::new(State { workspace, offsets: batch.offsets.clone(), dropout }) as Box<dyn std::any::Any + Send>
+        });
         Ok(Forward { pooled, argmax, state })
     }
 
@@ -114,6 +118,9 @@ impl Backend for CpuBackend {
             .state
             .and_then(|s| s.downcast::<State>().ok())
             .ok_or_else(|| Error::Model("the forward was asked to keep nothing, so it has no backward".to_owned()))?;
+        if state.offsets != batch.offsets {
+            return Err(Error::Model("the backward got another batch than the forward".to_owned()));
+        }
         if batch.tokens() == 0 {
             return Ok(());
         }

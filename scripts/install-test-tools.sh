@@ -17,18 +17,20 @@ if [ -n "$need" ]; then
     apt-get install -q -y --no-install-recommends $need
 fi
 
+# A session of its own and no stream of ours: whoever reads this script's output need not wait for the engine's end.
 if ! docker info >/dev/null 2>&1; then
-    log=$(mktemp)
-    dockerd --storage-driver=overlay2 >"$log" 2>&1 &
+    log=$(mktemp -t nsparse-dockerd.XXXXXX)
+    setsid dockerd --storage-driver=overlay2 </dev/null >"$log" 2>&1 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
     engine=$!
     tries=0
     until docker info >/dev/null 2>&1; do
         tries=$((tries + 1))
         if [ "$tries" -gt 120 ] || ! kill -0 "$engine" 2>/dev/null; then
-            echo "note: the container engine did not start; its log ends with:" >&2
+            echo "note: the container engine did not start; its log, \`$log\`, ends with:" >&2
             tail -n 5 "$log" >&2
-            break
+            exit 0
         fi
         sleep 0.5
     done
+    echo "The container engine runs as process $engine, its log is $log"
 fi

@@ -5,11 +5,12 @@
 #   scripts/test.sh data     the tests on the data sets in NSPARSE_TEST_DATA (default ../shared/data)
 #
 # What needs root or installs something is done only with CI=true or NSPARSE_TEST_INSTALL=1; scripts/install-test-tools.sh
-# then brings Java, Maven and a container engine.
+# then brings Java, Maven and a container engine, and scripts/build-image.sh an image where none can be pulled.
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-all}
-if [ "${CI:-}" = true ] || [ "${NSPARSE_TEST_INSTALL:-}" = 1 ]; then
+may_install() { [ "${CI:-}" = true ] || [ "${NSPARSE_TEST_INSTALL:-}" = 1 ]; }
+if may_install; then
     scripts/install-test-tools.sh
 fi
 
@@ -26,11 +27,6 @@ if command -v mvn >/dev/null && [ "${java_version:-0}" -ge 11 ] && [ "${java_ver
 else
     leave_out "node, djl: a real OpenSearch and DJL need Java 11 to 21 and Maven (Debian: openjdk-17-jre-headless maven)"
 fi
-if docker info >/dev/null 2>&1; then
-    tests_of containers
-else
-    leave_out "containers: no container engine answers (Debian: docker.io; then start it)"
-fi
 data=${NSPARSE_TEST_DATA:-../shared/data}
 if [ "$what" = data ]; then
     if [ ! -d "$data" ]; then
@@ -44,6 +40,29 @@ if [ "$what" = data ]; then
 else
     leave_out "data: tests on real data sets run with \`make test-data\`"
     packages=--workspace
+fi
+
+# An engine needs an image: the one named, the official one, or one of ours that was built here before.
+official=opensearchproject/opensearch:2.16.0
+ours=nsparse-test/opensearch:2.16.0
+have() { docker image inspect "$1" >/dev/null 2>&1; }
+if ! docker info >/dev/null 2>&1; then
+    leave_out "containers: no container engine answers (Debian: docker.io; then start it)"
+elif [ -n "${NSPARSE_OPENSEARCH_IMAGE:-}" ] || have $official; then
+    tests_of containers
+elif have $ours || { ! docker pull --quiet $official 2>/dev/null && may_install; }; then
+    tests_of containers
+    if ! have $ours; then
+        # Built as the tests are, so that nothing is compiled twice: the program assembles the image's server.
+        # shellcheck disable=SC2086
+        cargo build --release --locked $packages --bins --tests --features "${features#,}"
+        scripts/build-image.sh $ours
+    fi
+    export NSPARSE_OPENSEARCH_IMAGE=$ours
+elif have $official; then
+    tests_of containers
+else
+    leave_out "containers: $official cannot be pulled; scripts/build-image.sh, called by root, builds an image"
 fi
 
 # shellcheck disable=SC2086

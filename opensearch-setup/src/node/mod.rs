@@ -109,6 +109,14 @@ impl Handle {
             Self::Container { id, .. } => docker::last_lines(id, 12),
         }
     }
+
+    /// Where the rest of a log is once a start has failed: the container is removed then, and its log with it.
+    fn whole_log(&self, log: &str) -> String {
+        match self {
+            Self::Process { .. } => format!("the whole log is `{log}`"),
+            Self::Container { image, .. } => format!("`docker run --rm {image}` shows more"),
+        }
+    }
 }
 
 /// A node that `up` started, as written to its state file.
@@ -354,7 +362,7 @@ fn wait_until_ready(node: &Node, patience: Duration, progress: &dyn Progress, ca
         if !node.handle.is_alive() {
             return Err(Error::world(
                 format!("OpenSearch ended while it started; its log ends with:\n{}", node.handle.last_lines(&node.log)),
-                format!("the whole log: {}", node.log),
+                node.handle.whole_log(&node.log),
             ));
         }
         if begun.elapsed() > patience {

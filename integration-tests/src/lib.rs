@@ -1,5 +1,7 @@
 //! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.
 
+#[cfg(feature = "containers")]
+pub mod containers;
 pub mod djl;
 pub mod golden;
 pub mod node;

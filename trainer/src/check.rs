@@ -103,8 +103,7 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     let network = build_network(config, &model, &tokenizer)?;
     let calibration = needs_calibration(config, &model);
     if calibration {
-        let (section, seed) = (&config.calibration, config.run.seed);
-        crate::calibrate::prepare_head(&network, &mut model, &data.documents, section, seed, cancel, progress)?;
+        crate::calibrate::prepare_head(&network, &mut model, &data.documents, config, cancel, progress)?;
     }
     let zeroed = network.zeroed.clone();
     let mut estimates = Vec::new();

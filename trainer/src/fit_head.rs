@@ -3,7 +3,7 @@
 //! neighbours in the embedding space as first expansions, instead of having to learn that by gradient.
 //!
 //! The head is `LayerNorm(GELU(W h + b))` before the tied decoder. With every `b` well above the spread of
-//! `W h` the GELU is nearly the identity, and LayerNorm takes the common offset out again; so what remains is a
+//! `W h` the GELU is nearly the identity, and the norm takes the common offset out again; so what remains is a
 //! linear map, found by ridge regression of the centred, normed word embeddings on hidden states:
 //! `W = Yᵀ X (Xᵀ X + λ I)⁻¹`, with X `[N, H]` centred hidden states and Y `[N, H]` targets.
 
@@ -25,18 +25,21 @@ const SPREAD: f64 = 0.6;
 /// Ridge, relative to the mean diagonal of `Xᵀ X`.
 const RIDGE: f64 = 1e-3;
 
-/// Sets the transform's weight and bias; everything else stays. `hidden` gives the last hidden states `[L, H]`
-/// of one text. Special tokens (the first and the last of a window) are left out.
+/// The last hidden states `[L, H]` of one text.
+pub type HiddenStates<'a> = dyn Fn(&Parameters, &[u32]) -> Result<Vec<f32>> + 'a;
+
+/// Sets the transform's weight and bias; everything else stays. Special tokens (the first and the last of a window) are left out.
 ///
 /// # Errors
 /// If there is no document, the hidden states are not finite, or the user asked to stop.
+#[expect(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
 pub fn fit_head(
     config: &BertConfig,
     parameters: &mut Parameters,
     documents: &Documents,
     count: usize,
     seed: u64,
-    hidden: &dyn Fn(&Parameters, &[u32]) -> Result<Vec<f32>>,
+    hidden: &HiddenStates<'_>,
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<()> {

@@ -125,9 +125,7 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
     config.save(&dir.join("config.yaml"))?;
     let mut log = MetricsLog::open(&dir.join("metrics.jsonl"), state.total_steps, state.evaluations.len())?;
     if moments.is_none() && needs_calibration(config, &model) {
-        let (section, seed) = (&config.calibration, config.run.seed);
-        let documents = &data.documents;
-        let report = prepare_head(&network, &mut model, documents, section, seed, hooks.cancel, hooks.progress)?;
+        let report = prepare_head(&network, &mut model, &data.documents, config, hooks.cancel, hooks.progress)?;
         log.write(&Record::Calibration(report.clone()))?;
         state.calibration = Some(report);
     }

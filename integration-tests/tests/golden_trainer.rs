@@ -187,7 +187,7 @@ fn a_batch_makes_the_golden_candidates() {
     }
 }
 
-/// Six steps of AdamW on the tiny BERT with a warmup whose first step has rate 0, a quadratic ramp, clipping and
+/// Six steps of `AdamW` on the tiny BERT with a warmup whose first step has rate 0, a quadratic ramp, clipping and
 /// both rules of weight decay.
 #[test]
 fn six_steps_match() {

@@ -1,7 +1,7 @@
 //! Training of doc-only sparse encoders: data, the lexical warm start, losses and regularisers, the optimizer,
 //! checkpoints with exact resume, evaluation on held-out queries, and the loop.
 //!
-//! [`train`] runs a whole recipe, [`check`] reads everything first and reports. Losses act on the `[B, V]`
+//! [`train`] runs a whole recipe, [`check()`] reads everything first and reports. Losses act on the `[B, V]`
 //! matrix of document vectors with gradients written out by hand; the network is a
 //! [`nsparse_encoder::Backend`]. On one machine with one thread count a resumed run equals, bit for bit, one
 //! that never stopped: batches, dropout and schedules are functions of seed and step alone.

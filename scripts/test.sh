@@ -24,6 +24,7 @@ java_version=$( (java -version 2>&1 || true) | sed -n 's/.*version "\([0-9]*\).*
 if command -v mvn >/dev/null && [ "${java_version:-0}" -ge 11 ] && [ "${java_version:-0}" -le 21 ]; then
     tests_of node
     tests_of djl
+    [ "$what" = data ] || features="$features,nsparse/test-node"
 else
     leave_out "node, djl: a real OpenSearch and DJL need Java 11 to 21 and Maven (Debian: openjdk-17-jre-headless maven)"
 fi

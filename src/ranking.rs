@@ -191,7 +191,7 @@ fn write_vectors(path: &Path, documents: &[Document], vectors: &[SparseVector]) 
     files::write_atomic(path, |out| {
         for (document, vector) in documents.iter().zip(vectors) {
             let line = CachedVector { id: document.id.clone(), vector: vector.clone() };
-            serde_json::to_writer(&mut *out, &line).map_err(|e| Error::file(path, e.to_string()))?;
+            serde_json::to_writer(&mut *out, &line).map_err(|e| Error::json(path, e))?;
             out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
         }
         Ok(())

@@ -87,6 +87,11 @@ impl Error {
         Self::File { path: path.to_path_buf(), message: message.into() }
     }
 
+    /// A value that could not be written as JSON: mostly because the file could not be written.
+    pub fn json(path: &Path, source: serde_json::Error) -> Self {
+        if source.is_io() { Self::io("write", path, source.into()) } else { Self::file(path, source.to_string()) }
+    }
+
     /// A value that cannot be used.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid { message: message.into(), hint: None }

@@ -93,7 +93,7 @@ pub fn read(path: &Path) -> Result<Vec<TrainingRow>> {
 pub fn write(path: &Path, rows: &[TrainingRow]) -> Result<()> {
     files::write_atomic(path, |out| {
         for row in rows {
-            serde_json::to_writer(&mut *out, row).map_err(|e| Error::file(path, e.to_string()))?;
+            serde_json::to_writer(&mut *out, row).map_err(|e| Error::json(path, e))?;
             out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Tests against a real node, containers, the ML Commons stand-in and the DJL harness.
 
+pub mod cli;
 #[cfg(feature = "containers")]
 pub mod containers;
 pub mod djl;

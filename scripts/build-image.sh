@@ -47,6 +47,7 @@ if [ -z "$server" ]; then
     "$program" cluster down --port "$port"
     server=$(assembled)
     [ -n "$server" ] || fail "the assembled server is not where it was expected"
+    rm -rf "${server%/*}/nodes/$port"
 fi
 
 work=$(mktemp -d /var/tmp/nsparse-image.XXXXXX)

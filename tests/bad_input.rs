@@ -60,7 +60,8 @@ fn an_unknown_key_of_a_recipe() {
 fn a_broken_line_and_a_missing_field_are_named_by_file_and_line() {
     let nsparse = with_sample();
     replace_line(&nsparse, "set/corpus.jsonl", 3, r#"{"_id": "d3", "text": "cut of"#);
-    for command in ["eval --data set --method bm25 --engine local", "mine --data set", "idf --data set --tokenizer model"]
+    for command in
+        ["eval --data set --method bm25 --engine local", "mine --data set", "idf --data set --tokenizer model"]
     {
         let shown = refused(&nsparse, command);
         assert!(shown.contains("Broken line set/corpus.jsonl:3: not JSON"), "{command}: {shown}");
@@ -90,7 +91,10 @@ fn data_that_is_not_there() {
     let nsparse = with_sample();
     insta::assert_snapshot!("no_data", refused(&nsparse, "eval --method bm25 --engine local"));
     insta::assert_snapshot!("unknown_beir_name", refused(&nsparse, "data scifacts"));
-    insta::assert_snapshot!("no_set_there", refused(&nsparse, "eval --beir scifact --data-dir set/qrels --method bm25"));
+    insta::assert_snapshot!(
+        "no_set_there",
+        refused(&nsparse, "eval --beir scifact --data-dir set/qrels --method bm25")
+    );
     insta::assert_snapshot!("no_such_folder", refused(&nsparse, "mine --data nowhere"));
     insta::assert_snapshot!("unknown_split", refused(&nsparse, "eval --data set --split dev --method bm25"));
     std::fs::remove_dir_all(nsparse.path("set/qrels")).unwrap();
@@ -263,7 +267,8 @@ fn a_full_disk_leaves_what_was_good() {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         let (outcome, words) = on_a_full_disk(&nsparse, &arguments);
         let shown = failed(&nsparse, &outcome, 3);
-        assert!(shown.contains("error: Failed to write `full/good/") && shown.contains(words), "{shown}");
+        assert!(shown.contains("\nerror: Failed to write `"), "{shown}");
+        assert!(shown.contains("full/good/") && shown.contains(words), "{shown}");
         // What was there is as it was, and nothing half-written lies beside it.
         assert!(outcome.stderr.ends_with("good\n") || outcome.stderr.ends_with("fill\ngood\n"), "{shown}");
         if words.starts_with("No space") {

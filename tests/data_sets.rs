@@ -7,7 +7,10 @@ use md5::{Digest as _, Md5};
 use nsparse_integration_tests::cli::{Nsparse, SmallServer};
 
 const FILES: [(&str, &str); 3] = [
-    ("tiny/corpus.jsonl", "{\"_id\": \"d1\", \"title\": \"One\", \"text\": \"a word\"}\n{\"_id\": \"d2\", \"text\": \"more\"}\n"),
+    (
+        "tiny/corpus.jsonl",
+        "{\"_id\": \"d1\", \"title\": \"One\", \"text\": \"a word\"}\n{\"_id\": \"d2\", \"text\": \"more\"}\n",
+    ),
     ("tiny/queries.jsonl", "{\"_id\": \"q1\", \"text\": \"word\"}\n"),
     ("tiny/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n"),
 ];
@@ -34,9 +37,8 @@ fn a_set_is_fetched_once() {
     let nsparse = nsparse();
     let zip = zipped(&FILES);
     let sum = md5(&zip);
-    let server = SmallServer::start(move |path| {
-        if path == "/sets/tiny.zip" { (200, zip.clone()) } else { (404, Vec::new()) }
-    });
+    let server =
+        SmallServer::start(move |path| if path == "/sets/tiny.zip" { (200, zip.clone()) } else { (404, Vec::new()) });
     let fetch = format!("data tiny --out sets --base-url {}/sets/ --md5 {}", server.url, sum.to_uppercase());
     let made = nsparse.json(&fetch);
     assert_eq!((&made["documents"], &made["queries"], &made["splits"]), (&2.into(), &1.into(), &["test"].into()));
@@ -116,10 +118,7 @@ fn where_sets_lie_is_said_in_three_ways() {
     let expected = nsparse.json(&format!("{eval} --data-dir elsewhere"))["metrics"].clone();
     assert_eq!(expected["ndcg@10"], 1.0);
     assert_eq!(nsparse.json(&format!("{eval} --data-dir elsewhere/tiny"))["metrics"], expected);
-    assert_eq!(
-        nsparse.json("eval --method bm25 --engine local --data elsewhere/tiny")["metrics"],
-        expected
-    );
+    assert_eq!(nsparse.json("eval --method bm25 --engine local --data elsewhere/tiny")["metrics"], expected);
     assert_eq!(nsparse.run(eval).code, Some(2));
     nsparse.set("NSPARSE_DATA", "elsewhere");
     assert_eq!(nsparse.json(eval)["metrics"], expected);

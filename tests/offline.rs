@@ -90,10 +90,8 @@ fn mined_negatives_repeat_and_hold_no_positive() {
 
     let judged = judged(&nsparse, "train");
     let corpus = String::from_utf8(nsparse.read("set/corpus.jsonl")).unwrap();
-    let ids: BTreeSet<String> = corpus
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap()["_id"].as_str().unwrap().to_owned())
-        .collect();
+    let ids: BTreeSet<String> =
+        corpus.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["_id"].as_str().unwrap().to_owned()).collect();
     let rows = String::from_utf8(nsparse.read("a.jsonl")).unwrap();
     let (mut negatives, mut queries) = (0, BTreeSet::new());
     for line in rows.lines() {
@@ -102,8 +100,7 @@ fn mined_negatives_repeat_and_hold_no_positive() {
         queries.insert(query.to_owned());
         let positives = &judged[query];
         assert!(positives.contains(row["pos_id"].as_str().unwrap()), "{line}");
-        let found: Vec<&str> =
-            row["neg_ids"].as_array().into_iter().flatten().map(|id| id.as_str().unwrap()).collect();
+        let found: Vec<&str> = row["neg_ids"].as_array().into_iter().flatten().map(|id| id.as_str().unwrap()).collect();
         assert!(found.len() <= 5 && found.iter().all(|id| ids.contains(*id) && !positives.contains(*id)), "{line}");
         assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), found.len(), "{line}");
         assert_eq!(row["negs"].as_array().map_or(0, Vec::len), found.len());
@@ -152,9 +149,8 @@ fn a_ranking_on_files_alone() {
 fn ranked_here_by_all_methods() {
     let nsparse = with_sample();
     for method in ["bm25", "idf", "sparse"] {
-        let summary = nsparse.json(&format!(
-            "eval --data set --engine local --method {method} --model model --out {method}"
-        ));
+        let summary =
+            nsparse.json(&format!("eval --data set --engine local --method {method} --model model --out {method}"));
         let ndcg = number(&summary["metrics"], "ndcg@10");
         assert!((0.0..=1.0).contains(&ndcg), "{ndcg}");
         let judged = nsparse.json(&format!("eval --qrels set/qrels/test.tsv --run {method}/run.trec"));

@@ -14,9 +14,8 @@ fn the_main_job_without_a_server() {
     let took = started.elapsed().as_secs_f64();
     let training = &result["training"];
     let stages: f64 = training["stages"].as_array().unwrap().iter().map(|s| s["seconds"].as_f64().unwrap()).sum();
-    let trained = stages
-        + training["preparing_seconds"].as_f64().unwrap()
-        + training["evaluation_seconds"].as_f64().unwrap();
+    let trained =
+        stages + training["preparing_seconds"].as_f64().unwrap() + training["evaluation_seconds"].as_f64().unwrap();
     println!("quickstart took {took:.1} s, {trained:.1} s of them for the training");
     assert!(took < 90.0, "{took} s");
     assert!(trained < 60.0, "{trained} s");

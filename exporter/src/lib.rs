@@ -7,6 +7,7 @@
 pub mod error;
 pub mod package;
 pub mod pickle;
+mod quiet;
 pub mod torchscript;
 
 pub use error::{Error, Result};

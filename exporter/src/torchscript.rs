@@ -21,6 +21,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::error::zip_error;
 use crate::pickle::{self, Value};
+use crate::quiet::Quiet;
 use crate::{Error, Result};
 
 /// The folder that all entries lie under.
@@ -70,7 +71,7 @@ impl TorchScript<'_> {
 
     /// Writes the zip.
     fn write(&self, entries: &[Entry<'_>], out: impl Write + Seek) -> ZipResult<()> {
-        let mut zip = ZipWriter::new(out);
+        let mut zip = ZipWriter::new(Quiet::new(out));
         zip.start_file(format!("{ROOT}/data.pkl"), stored(1))?;
         pickle::write(&mut zip, &module(entries))?;
         zip.start_file(format!("{ROOT}/code/__torch__.py"), stored(1))?;

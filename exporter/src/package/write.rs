@@ -15,6 +15,7 @@ use super::{
     base_name, check_name, check_version,
 };
 use crate::error::zip_error;
+use crate::quiet::Quiet;
 use crate::{Error, Result, TorchScript};
 
 /// Exports a model directory as a package into the folder `out`: `<name>-document.zip`, `<name>-query.zip`,
@@ -220,7 +221,7 @@ impl Planned {
 
 /// Writes the entries at the root of a zip: the archive as it is (weights hardly shrink), texts deflated.
 fn write_zip(out: impl Write + Seek, texts: &[(&'static str, String)], archive: Option<&Path>) -> ZipResult<()> {
-    let mut zip = ZipWriter::new(out);
+    let mut zip = ZipWriter::new(Quiet::new(out));
     if let Some(path) = archive {
         let name = path.file_name().expect("the archive was just written as a file").to_string_lossy();
         zip.start_file(name, options(CompressionMethod::Stored))?;

@@ -1,0 +1,262 @@
+//! The program against a real OpenSearch 2.16.0 that has neither ML Commons nor neural-search: documents and
+//! queries are encoded here.
+#![cfg(feature = "test-node")]
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use nsparse_core::trec::read_run;
+use nsparse_integration_tests::cli::{Nsparse, finish, wait_until};
+use nsparse_integration_tests::node::shared;
+use nsparse_integration_tests::random_model::{Shape, write};
+use serde_json::{Value, json};
+
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/retrieval");
+
+/// With the node's address set, the sample collection in a folder `name`, which is the set's name in the cluster
+/// too, and a small model with random weights in `model`.
+fn with_sample(name: &str) -> Nsparse {
+    let mut nsparse = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
+    nsparse.set("NSPARSE_URL", &shared().url);
+    nsparse.copy(Path::new(SAMPLE), name);
+    write(&nsparse.path("model"), &Shape::small(), 3).unwrap();
+    nsparse
+}
+
+fn documents(index: &str) -> u64 {
+    shared().cluster.post(&format!("/{index}/_refresh"), Value::Null).unwrap();
+    shared().cluster.get(&format!("/{index}/_count")).unwrap()["count"].as_u64().unwrap()
+}
+
+/// Every index, pipeline and template name there is.
+fn everything() -> BTreeSet<String> {
+    let cluster = &shared().cluster;
+    let mut names = BTreeSet::new();
+    for index in cluster.get("/_cat/indices?format=json&expand_wildcards=all").unwrap().as_array().unwrap() {
+        names.insert(format!("index {}", index["index"].as_str().unwrap()));
+    }
+    // Without any pipeline the answer is 404.
+    let pipelines = cluster.find("/_ingest/pipeline").unwrap().unwrap_or_default();
+    names.extend(pipelines.as_object().into_iter().flatten().map(|(name, _)| format!("pipeline {name}")));
+    names
+}
+
+#[test]
+fn deploy_ingest_search_and_take_back() {
+    let nsparse = with_sample("life");
+    let cluster = &shared().cluster;
+    cluster.put("/life-neighbour", json!({})).unwrap();
+    nsparse.ok("export model --out package");
+    let deployed = nsparse.ok("deploy package --index life --replicas 0");
+    assert!(deployed.stderr.contains("ML Commons"), "{}", deployed.stderr);
+    assert!(deployed.stdout.contains("both here, by `nsparse ingest` and `nsparse search`"), "{}", deployed.stdout);
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    assert_eq!((&file["index"], &file["side"]), (&json!("life"), &json!("client")));
+    assert_eq!(
+        cluster.get("/life/_mapping").unwrap()["life"]["mappings"]["properties"]["embedding"]["type"],
+        "rank_features"
+    );
+
+    let ingest = "ingest --deployment deployment.json --model model --data life --journal journal";
+    let first = nsparse.json(ingest);
+    assert_eq!(first["report"]["indexed"], 256);
+    assert_eq!(first["report"]["rejected"], json!([]));
+    assert_eq!(documents("life"), 256);
+    let second = nsparse.json(ingest);
+    assert_eq!(second["report"]["skipped"], 256);
+    assert_eq!((&second["report"]["indexed"], &second["report"]["requests"]), (&json!(0), &json!(0)));
+
+    // Found by its own words, with the same scores as without a server.
+    let search = |more: &[&str]| {
+        let mut command = nsparse.command(["search", "the posting list of a term", "--model", "model", "--json"]);
+        command.args(more);
+        finish(command).json()
+    };
+    let found = search(&["--deployment", "deployment.json"]);
+    let local = search(&["--engine", "local", "--data", "life"]);
+    assert_eq!(found["how"], "rank_feature clauses encoded here");
+    let ids = |found: &Value| -> Vec<String> {
+        found["results"].as_array().unwrap().iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(ids(&found).len(), 10);
+    assert_eq!(ids(&found), ids(&local));
+    for (a, b) in found["results"].as_array().unwrap().iter().zip(local["results"].as_array().unwrap()) {
+        let (a, b) = (a["score"].as_f64().unwrap(), b["score"].as_f64().unwrap());
+        assert!((a - b).abs() <= 1e-4 * b, "{a} and {b}");
+    }
+    assert_eq!(found["results"][0]["title"], local["results"][0]["title"]);
+    let bm25 = search(&["--deployment", "deployment.json", "--method", "bm25"]);
+    assert_eq!(bm25["results"][0]["id"], "posting-list");
+
+    // An index with documents is not deleted by accident.
+    let refused = nsparse.run("undeploy deployment.json");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--delete-index"), "{}", refused.stderr);
+    assert_eq!(documents("life"), 256);
+    let before = everything();
+    let report = nsparse.json("undeploy deployment.json --delete-index");
+    assert_eq!(report["failed"], json!([]));
+    // The other tests make and remove indexes of our naming meanwhile; nothing else may go.
+    let after = everything();
+    let gone: BTreeSet<&str> =
+        before.difference(&after).map(String::as_str).filter(|name| !name.starts_with("index nsparse-")).collect();
+    assert_eq!(gone, BTreeSet::from(["index life"]));
+    assert!(cluster.find("/life-neighbour").unwrap().is_some());
+    // What it was told by is gone with it.
+    assert!(!nsparse.path("deployment.json").exists());
+    assert_eq!(nsparse.run("undeploy deployment.json").code, Some(2));
+}
+
+/// An index for vectors, as somebody's own set-up may have made it.
+fn own_index(name: &str) {
+    let fields =
+        json!({ "title": { "type": "text" }, "text": { "type": "text" }, "embedding": { "type": "rank_features" } });
+    shared().cluster.put(&format!("/{name}"), json!({ "mappings": { "properties": fields } })).unwrap();
+}
+
+#[test]
+fn a_killed_ingest_goes_on() {
+    let nsparse = with_sample("killed");
+    own_index("killed");
+    // Enough documents for many batches: the sample's, many times over.
+    let sample = String::from_utf8(nsparse.read("killed/corpus.jsonl")).unwrap();
+    let mut corpus = String::new();
+    for copy in 0..40 {
+        for line in sample.lines() {
+            corpus.push_str(&line.replacen("\"_id\": \"", &format!("\"_id\": \"{copy}-"), 1));
+            corpus.push('\n');
+        }
+    }
+    nsparse.write("killed/corpus.jsonl", &corpus);
+    let total = 40 * 256;
+    let ingest = "ingest --index killed --model model --data killed --journal journal";
+    let noted = || std::fs::read_to_string(nsparse.path("journal")).unwrap_or_default().lines().count();
+    let mut child = nsparse.spawn(ingest);
+    wait_until(&mut child, "a batch in the journal", || noted() > 500);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().code(), None);
+    let in_before = documents("killed");
+    assert!(in_before >= 500 && in_before < total, "{in_before}");
+    let report = &nsparse.json(ingest)["report"];
+    let (indexed, skipped) = (report["indexed"].as_u64().unwrap(), report["skipped"].as_u64().unwrap());
+    println!("{in_before} of {total} documents were in when the ingest was killed; {skipped} were not sent again");
+    assert!(skipped >= 500);
+    assert_eq!(indexed + skipped, total);
+    // At most the batches in flight were sent twice, and no document is in twice.
+    assert!(in_before - skipped <= 2 * 500, "{in_before} in, {skipped} known");
+    assert_eq!(documents("killed"), total);
+}
+
+#[test]
+fn rejected_documents_are_listed_and_the_rest_is_in() {
+    let nsparse = with_sample("long");
+    own_index("long");
+    let long = "i".repeat(513);
+    let line = |id: &str| json!({ "_id": id, "text": "search engine" }).to_string() + "\n";
+    nsparse.write("long/corpus.jsonl", &[line("a"), line(&long), line("b")].concat());
+    let outcome = nsparse.run("ingest --index long --model model --data long --json");
+    // The answer to "is everything in?" is no.
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report = outcome.json()["report"].clone();
+    assert_eq!((&report["indexed"], &report["documents"]), (&json!(2), &json!(2)));
+    let rejected = report["rejected"].as_array().unwrap();
+    assert_eq!(rejected.len(), 1);
+    assert_eq!(rejected[0]["id"], long);
+    assert!(rejected[0]["reason"].as_str().unwrap().contains("too long"), "{rejected:?}");
+    let text = nsparse.run("ingest --index long --model model --data long").stdout;
+    assert!(text.contains(&format!("rejected: {long}: ")), "{text}");
+    // A misspelt index is not made by accident.
+    let outcome = nsparse.run("ingest --index logn --model model --data long");
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("error: There is no index `logn`"), "{}", outcome.stderr);
+}
+
+#[test]
+fn ranked_in_the_engine_as_here() {
+    let nsparse = with_sample("ranked");
+    for method in ["idf", "sparse"] {
+        let rank = |engine: &str| {
+            nsparse.json(&format!(
+                "eval --data ranked --model model --method {method} --engine {engine} --out {method}-{engine}"
+            ))
+        };
+        let (there, here) = (rank("opensearch"), rank("local"));
+        let ndcg = |summary: &Value| summary["metrics"]["ndcg@10"].as_f64().unwrap();
+        println!("{method}: nDCG@10 {:.4} in the engine, {:.4} here", ndcg(&there), ndcg(&here));
+        assert!((ndcg(&there) - ndcg(&here)).abs() < 5e-5, "{method}");
+        let top = |engine: &str| read_run(&nsparse.path(&format!("{method}-{engine}/run.trec"))).unwrap();
+        let (there, here) = (top("opensearch"), top("local"));
+        assert!(there.keys().eq(here.keys()));
+        for (query, hits) in &there {
+            let scores = |hits: &[nsparse_core::Hit]| hits.iter().take(10).map(|h| h.score).collect::<Vec<_>>();
+            for (a, b) in scores(hits).iter().zip(scores(&here[query])) {
+                assert!((a - b).abs() <= 1e-4 * b.max(1.0), "{method} {query}: {a} and {b}");
+            }
+            let top: BTreeSet<&str> = hits.iter().take(10).map(|h| h.id.as_str()).collect();
+            // Equal scores stand in another order here and there: at the tenth place a tie may go either way.
+            let last = here[query].get(9).map_or(0.0, |h| h.score);
+            let sure = here[query].iter().take_while(|h| h.score > last * (1.0 + 1e-5));
+            for hit in sure {
+                assert!(top.contains(hit.id.as_str()), "{method} {query}: {} is missing", hit.id);
+            }
+        }
+    }
+    let bm25 = nsparse.json("eval --data ranked --method bm25");
+    let ndcg = bm25["metrics"]["ndcg@10"].as_f64().unwrap();
+    let here = nsparse.json("eval --data ranked --method bm25 --engine local")["metrics"]["ndcg@10"].as_f64().unwrap();
+    println!("bm25: nDCG@10 {ndcg:.4} in the engine, {here:.4} here");
+    assert!((ndcg - here).abs() < 0.005, "{ndcg} and {here}");
+
+    let ours =
+        || everything().into_iter().filter(|n| n.starts_with("index nsparse-") && n.contains("-ranked-")).count();
+    assert_eq!(ours(), 3);
+    nsparse.ok("eval --data ranked --method bm25");
+    assert_eq!(ours(), 3);
+    assert_eq!(nsparse.json("eval --data ranked --clean")["removed"].as_array().unwrap().len(), 3);
+    assert_eq!(ours(), 0);
+    assert_eq!(nsparse.json("eval --data ranked --clean")["removed"], json!([]));
+}
+
+#[test]
+fn mined_in_the_engine() {
+    let nsparse = with_sample("mined");
+    let mine = |out: &str| nsparse.json(&format!("mine --data mined --engine opensearch --sample 3 --out {out}"));
+    let report = mine("a.jsonl");
+    mine("b.jsonl");
+    assert_eq!(nsparse.read("a.jsonl"), nsparse.read("b.jsonl"));
+    assert!(report["report"]["negatives"].as_u64().unwrap() > 200, "{report}");
+    assert!(String::from_utf8(nsparse.read("a.jsonl")).unwrap().lines().all(|l| l.contains("engine=bm25-opensearch")));
+    nsparse.ok("eval --data mined --clean");
+}
+
+#[test]
+fn the_main_job_against_a_cluster() {
+    let nsparse = with_sample("unused");
+    let before = everything();
+    let result = nsparse.json(&format!("quickstart --out q --engine opensearch --url {}", shared().url));
+    for method in ["bm25", "idf", "trained"] {
+        let ndcg = result["methods"][method]["metrics"]["ndcg@10"].as_f64().unwrap();
+        println!("{method}: nDCG@10 {ndcg:.4}");
+        // The rankings come from the engine, and the embedded index gives the same figures for vectors.
+        let local = match method {
+            "bm25" => continue,
+            "idf" => "idf",
+            _ => "sparse",
+        };
+        let here = nsparse
+            .json(&format!("eval --data q/data --model q/run/model --engine local --method {local} --depth 100"));
+        let here = here["metrics"]["ndcg@10"].as_f64().unwrap();
+        assert!((ndcg - here).abs() < 5e-5, "{method}: {ndcg} and {here}");
+    }
+    assert!(everything().contains("index nsparse-quickstart"));
+    // What it made is taken back in the way it says.
+    nsparse.ok("undeploy q/deployment.json --delete-index");
+    nsparse.ok("eval --data q/data --clean");
+    let left: Vec<String> = everything()
+        .difference(&before)
+        .filter(|n| n.contains("quickstart") || n.contains("-data-"))
+        .cloned()
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
+}

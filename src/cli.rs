@@ -17,7 +17,7 @@ pub(crate) struct Cli {
     /// No progress bars and no notes on standard error
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
-    /// Log what is done on standard error; twice for every request (NSPARSE_LOG sets a filter of its own)
+    /// Log what is done on standard error; twice for every request (`NSPARSE_LOG` sets a filter of its own)
     #[arg(long, short, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
@@ -112,7 +112,7 @@ pub(crate) struct ClusterArgs {
     /// URL of the cluster [default: the node of `nsparse cluster up`]
     #[arg(long, value_name = "URL", env = "NSPARSE_URL")]
     pub(crate) url: Option<String>,
-    /// User for basic authentication; the password comes from NSPARSE_PASSWORD
+    /// User for basic authentication; the password comes from `NSPARSE_PASSWORD`
     #[arg(long, value_name = "USER", env = "NSPARSE_USER")]
     pub(crate) user: Option<String>,
     /// A certificate authority's PEM file to trust beside the system's

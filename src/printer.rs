@@ -140,7 +140,7 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
-/// Logs on standard error; the filter comes from NSPARSE_LOG or from how often `-v` was typed.
+/// Logs on standard error; the filter comes from `NSPARSE_LOG` or from how often `-v` was typed.
 pub(crate) fn init_logging(verbose: u8) {
     let default = match verbose {
         0 => "warn",

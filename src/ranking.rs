@@ -39,6 +39,8 @@ pub(crate) struct Vectors {
     pub(crate) documents: Vec<SparseVector>,
     /// Tokenizer and idf table.
     pub(crate) queries: QueryEncoder,
+    /// Template of the documents' texts.
+    pub(crate) template: DocumentTemplate,
     /// What made them: names the index that holds them.
     pub(crate) key: String,
 }
@@ -61,8 +63,8 @@ impl Plan<'_> {
             return Ok((Box::new(Bm25Index::build(self.documents, &printer.progress())?), None));
         }
         let vectors = self.vectors(printer, cancel)?;
-        let ids = self.documents.iter().map(|d| d.id.clone());
-        Ok((Box::new(InvertedIndex::build(ids.zip(vectors.documents))), Some(vectors.queries)))
+        let index = vectors.index(self.documents);
+        Ok((Box::new(index), Some(vectors.queries)))
     }
 
     /// The documents' vectors by the method: of the encoder, or lexical ones.
@@ -96,7 +98,7 @@ impl Plan<'_> {
         let (_, documents) =
             LexicalEncoder::fit(tokenizer.clone(), LexicalWeight::BM25, &texts, cancel, &printer.progress())?;
         let key = self.key(&["lexical", &files::sha256_file(&tokenizer_file)?.0, &format!("{template:?}")])?;
-        Ok(Vectors { documents, queries: QueryEncoder::new(tokenizer, idf)?, key })
+        Ok(Vectors { documents, queries: QueryEncoder::new(tokenizer, idf)?, template, key })
     }
 
     fn encoded(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
@@ -112,13 +114,13 @@ impl Plan<'_> {
         let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
         if let Some(documents) = read_vectors(&cached, self.documents) {
             printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
-            return Ok(Vectors { documents, queries, key });
+            return Ok(Vectors { documents, queries, template: facts.template, key });
         }
         let encoder = SparseEncoder::load(folder, self.device)?;
         let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
         let documents = encoder.encode_reporting(&texts, &printer.progress(), cancel)?;
         write_vectors(&cached, self.documents, &documents)?;
-        Ok(Vectors { documents, queries, key })
+        Ok(Vectors { documents, queries, template: facts.template, key })
     }
 
     /// A short content hash over the corpus and what makes its vectors.
@@ -131,6 +133,41 @@ impl Plan<'_> {
         let mut hash = files::sha256_bytes(all.as_bytes());
         hash.truncate(12);
         Ok(hash)
+    }
+}
+
+/// Mean active dimensions of documents and queries.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Dimensions {
+    /// Of a document.
+    pub(crate) document_mean: f64,
+    /// Share of a document's active dimensions that are not word pieces of its text, over all documents.
+    pub(crate) expansion_share: f64,
+    /// Of a query.
+    pub(crate) query_mean: f64,
+}
+
+impl Vectors {
+    /// The embedded index over them.
+    pub(crate) fn index(&self, documents: &[Document]) -> InvertedIndex {
+        InvertedIndex::build(documents.iter().map(|d| d.id.clone()).zip(self.documents.iter().cloned()))
+    }
+
+    /// How dense documents and queries are.
+    pub(crate) fn dimensions(&self, documents: &[Document], queries: &[SearchQuery]) -> anyhow::Result<Dimensions> {
+        let (mut active, mut added) = (0, 0);
+        for (document, vector) in documents.iter().zip(&self.documents) {
+            let mut pieces = self.queries.tokenizer().pieces(&self.template.apply(document))?;
+            pieces.sort_unstable();
+            active += vector.len();
+            added += vector.ids.iter().filter(|id| pieces.binary_search(id).is_err()).count();
+        }
+        let query_active: usize = queries.iter().map(|q| q.vector.len()).sum();
+        Ok(Dimensions {
+            document_mean: active as f64 / documents.len().max(1) as f64,
+            expansion_share: added as f64 / active.max(1) as f64,
+            query_mean: query_active as f64 / queries.len().max(1) as f64,
+        })
     }
 }
 

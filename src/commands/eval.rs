@@ -1,16 +1,16 @@
-//! `nsparse eval`: ranks a set's queries, or reads a ranking, and measures it as trec_eval does.
+//! `nsparse eval`: ranks a set's queries, or reads a ranking, and measures it as NIST's `trec_eval` does.
 
 use std::path::{Path, PathBuf};
 
 use nsparse_core::{Error, Qrels, Run, Searcher, files, trec};
 use nsparse_retrieval::significance::{bootstrap_mean, compare_evaluations};
-use nsparse_retrieval::{Comparison, EvalOptions, Evaluation, Interval, Resampling, evaluate};
+use nsparse_retrieval::{Bm25Index, Comparison, EvalOptions, Evaluation, Interval, Resampling, evaluate};
 use serde::Serialize;
 
 use crate::ExitStatus;
 use crate::cli::{Engine, EvalArgs, Method};
 use crate::printer::{Printer, table};
-use crate::ranking::{self, Plan};
+use crate::ranking::{self, Dimensions, Plan};
 use crate::{cluster_index, settings};
 
 /// What `--json` prints and `summary.json` holds.
@@ -39,13 +39,6 @@ pub(crate) struct Summary {
     /// Where the ranking was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) run_file: Option<PathBuf>,
-}
-
-/// Mean active dimensions.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Dimensions {
-    /// Of a query.
-    pub(crate) query_mean: f64,
 }
 
 /// Wall-clock times.
@@ -125,27 +118,27 @@ fn ranked(args: &EvalArgs, printer: &Printer) -> anyhow::Result<(Qrels, Run, Tim
     let device = settings::device(&args.device)?;
     let plan = Plan { set: &set, documents: &documents, method: args.method, model: args.model.as_deref(), device };
     let started = std::time::Instant::now();
-    let (searcher, encoder): (Box<dyn Searcher>, _) = match args.engine {
-        Engine::Local => plan.local(printer, &cancel)?,
-        Engine::Opensearch => {
-            let cluster = settings::cluster(&args.cluster)?;
-            if args.method == Method::Bm25 {
-                let searcher = cluster_index::bm25(&cluster, &set, &documents, &args.analyzer, printer, &cancel)?;
-                (Box::new(searcher), None)
-            } else {
-                let vectors = plan.vectors(printer, &cancel)?;
-                let searcher = cluster_index::sparse(&cluster, &set, &documents, &vectors, printer, &cancel)?;
-                (Box::new(searcher), Some(vectors.queries))
-            }
+    let cluster = match args.engine {
+        Engine::Local => None,
+        Engine::Opensearch => Some(settings::cluster(&args.cluster)?),
+    };
+    let vectors = if args.method == Method::Bm25 { None } else { Some(plan.vectors(printer, &cancel)?) };
+    let searcher: Box<dyn Searcher> = match (&cluster, &vectors) {
+        (None, None) => Box::new(Bm25Index::build(&documents, &printer.progress())?),
+        (None, Some(vectors)) => Box::new(vectors.index(&documents)),
+        (Some(cluster), None) => {
+            Box::new(cluster_index::bm25(cluster, &set, &documents, &args.analyzer, printer, &cancel)?)
+        }
+        (Some(cluster), Some(vectors)) => {
+            Box::new(cluster_index::sparse(cluster, &set, &documents, vectors, printer, &cancel)?)
         }
     };
     let prepare = started.elapsed().as_secs_f64();
-    let search_queries = ranking::search_queries(&queries, encoder.as_ref())?;
+    let search_queries = ranking::search_queries(&queries, vectors.as_ref().map(|v| &v.queries))?;
     let started = std::time::Instant::now();
     let run = ranking::run(searcher.as_ref(), &search_queries, args.depth, &printer.progress(), &cancel)?;
     let seconds = Seconds { prepare, search: started.elapsed().as_secs_f64() };
-    let total: usize = search_queries.iter().map(|q| q.vector.len()).sum();
-    let dimensions = encoder.is_some().then(|| Dimensions { query_mean: total as f64 / queries.len().max(1) as f64 });
+    let dimensions = vectors.as_ref().map(|v| v.dimensions(&documents, &search_queries)).transpose()?;
     Ok((qrels, run, Some((seconds, dimensions))))
 }
 
@@ -189,6 +182,14 @@ fn show(summary: &Summary, options: &EvalOptions, printer: &Printer) {
         printer.text(format!(
             "against the baseline {:+.4}, paired 95 % interval {:+.4} to {:+.4}, p {:.4}; better for {}, worse for {}, equal for {}",
             c.difference.mean, c.difference.low, c.difference.high, c.p_value, c.wins, c.losses, c.ties
+        ));
+    }
+    if let Some(d) = &summary.dimensions {
+        printer.text(format!(
+            "{:.0} active dimensions a document, {:.0} % of them not in its text; {:.1} a query",
+            d.document_mean,
+            d.expansion_share * 100.0,
+            d.query_mean
         ));
     }
     if let Some(s) = &summary.seconds {

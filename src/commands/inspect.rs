@@ -1,5 +1,7 @@
 //! `nsparse inspect`: a text's vector as document and as query, heaviest terms first.
 
+use std::fmt::Write as _;
+
 use nsparse_core::model_dir::ModelDir;
 use nsparse_core::{DocumentEncoder as _, SparseVector};
 use nsparse_encoder::SparseEncoder;
@@ -76,7 +78,7 @@ fn show(terms: &[Term], k: usize) -> String {
         .collect();
     let mut out = table(&["  term", "weight", "                        "], &rows);
     if terms.len() > k {
-        out.push_str(&format!("\n  … {} more (-k shows more)", terms.len() - k));
+        let _ = write!(out, "\n  … {} more (-k shows more)", terms.len() - k);
     }
     out
 }

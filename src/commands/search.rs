@@ -110,22 +110,19 @@ fn sparse_query(
     fields: &Fields,
 ) -> anyhow::Result<(Value, String)> {
     let mut query = SearchQuery { id: "query".to_owned(), text: args.query.clone(), vector: SparseVector::default() };
-    let searcher = match deployment.and_then(|d| d.query_model.as_ref()) {
-        Some(model) => {
-            let mode = SparseMode::Text { model_id: model.id.clone() };
-            SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode)
-        }
-        None => {
-            let Some(model) = &args.model else {
-                return Err(usage(
-                    "This cluster has no query tokenizer, so the query has to be encoded here, and no model is named",
-                    "give --model DIR: its tokenizer and idf table make the query",
-                ));
-            };
-            let encoder = ModelDir::open(model)?.query_encoder()?;
-            query.vector = encoder.encode(&args.query)?;
-            SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?
-        }
+    let searcher = if let Some(model) = deployment.and_then(|d| d.query_model.as_ref()) {
+        let mode = SparseMode::Text { model_id: model.id.clone() };
+        SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode)
+    } else {
+        let Some(model) = &args.model else {
+            return Err(usage(
+                "This cluster has no query tokenizer, so the query has to be encoded here, and no model is named",
+                "give --model DIR: its tokenizer and idf table make the query",
+            ));
+        };
+        let encoder = ModelDir::open(model)?.query_encoder()?;
+        query.vector = encoder.encode(&args.query)?;
+        SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?
     };
     let how = match searcher.mode() {
         SparseMode::Text { .. } => "neural_sparse, encoded by the cluster",

@@ -2,6 +2,7 @@
 //! queries are encoded here.
 #![cfg(feature = "test-node")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "measured figures are shown with --nocapture")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The main job on the embedded sample, without a server.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "measured figures are shown with --nocapture")]
 
 use std::time::Instant;
 

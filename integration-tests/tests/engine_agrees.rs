@@ -5,6 +5,7 @@
 
 #![cfg(all(feature = "node", feature = "data"))]
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "measured figures are shown with --nocapture")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -62,7 +62,7 @@ pub fn write(folder: &Path, shape: &Shape, seed: u64) -> std::result::Result<(),
     write_with(folder, shape, seed, &tokenizer(shape.config.vocab_size)?)
 }
 
-/// As [`write`], with a tokenizer at hand; it has as many entries as the shape.
+/// As [`write()`], with a tokenizer at hand; it has as many entries as the shape.
 ///
 /// # Errors
 /// If a file cannot be written.

@@ -47,7 +47,7 @@ fn names(expected: &Value) -> Vec<&str> {
     expected.as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect()
 }
 
-/// Searches with `arithmetic`; in index order, and as trec_eval orders.
+/// Searches with `arithmetic`; in index order, and as `trec_eval` orders.
 fn search(data: &Value, arithmetic: Arithmetic) -> Vec<(String, Vec<Hit>, Vec<Hit>)> {
     let index = InvertedIndex::build_with(documents(data), arithmetic);
     let queries = queries(data);

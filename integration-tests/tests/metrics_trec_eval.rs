@@ -1,4 +1,4 @@
-//! Metrics against the outputs that NIST ships with trec_eval, to their four digits.
+//! Metrics against the outputs that NIST ships with `trec_eval`, to their four digits.
 #![cfg(feature = "data")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,10 +16,10 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// trec_eval's cuts.
+/// `trec_eval`'s cuts.
 const KS: [usize; 9] = [5, 10, 15, 20, 30, 100, 200, 500, 1000];
 
-/// Our key for a measure of trec_eval's, where we have it.
+/// Our key for a measure of `trec_eval`'s, where we have it.
 fn key(measure: &str) -> Option<String> {
     match measure {
         "map" => Some("map".to_owned()),
@@ -72,7 +72,7 @@ fn compare(qrels: &str, run: &str, output: &str, options: &EvalOptions) -> (Eval
     (evaluation, compared)
 }
 
-/// Measures with a metric of ours in one block of `-m all_trec`: map, recip_rank, 4 × 9 cuts, 3 × success.
+/// Measures with a metric of ours in one block of `-m all_trec`: map, `recip_rank`, 4 × 9 cuts, 3 × success.
 const ALL: usize = 2 + 4 * 9 + 3;
 
 #[test]

@@ -1,6 +1,6 @@
 //! The package that ML Commons takes: one zip for the document encoder, one for the query side, each with its
 //! register body beside it, and `package.json` that says what belongs together. This module writes it;
-//! [`Package::open`] in [`read`] reads it back with checks.
+//! [`Package::open`] in `read` reads it back with checks.
 
 mod read;
 mod write;

@@ -24,7 +24,7 @@ java_version=$( (java -version 2>&1 || true) | sed -n 's/.*version "\([0-9]*\).*
 if command -v mvn >/dev/null && [ "${java_version:-0}" -ge 11 ] && [ "${java_version:-0}" -le 21 ]; then
     tests_of node
     tests_of djl
-    [ "$what" = data ] || features="$features,nsparse/test-node"
+    features="$features,nsparse/test-node"
 else
     leave_out "node, djl: a real OpenSearch and DJL need Java 11 to 21 and Maven (Debian: openjdk-17-jre-headless maven)"
 fi
@@ -37,10 +37,14 @@ if [ "$what" = data ]; then
     NSPARSE_TEST_DATA=$(cd "$data" && pwd)
     export NSPARSE_TEST_DATA
     tests_of data
-    packages="--package nsparse-integration-tests"
+    # The same packages and features as without data, so that no dependency is built twice; only these tests.
+    selected=
+    for file in $(grep -l 'feature = "data"' integration-tests/tests/*.rs); do
+        selected="$selected --test $(basename "$file" .rs)"
+    done
 else
     leave_out "data: tests on real data sets run with \`make test-data\`"
-    packages=--workspace
+    selected=
 fi
 
 # An engine needs an image: the one named, the official one, or one of ours that was built here before.
@@ -56,7 +60,7 @@ elif have $ours || { ! docker pull --quiet $official 2>/dev/null && may_install;
     if ! have $ours; then
         # Built as the tests are, so that nothing is compiled twice: the program assembles the image's server.
         # shellcheck disable=SC2086
-        cargo build --release --locked $packages --bins --tests --features "${features#,}"
+        cargo build --release --locked --workspace --bins --tests --features "${features#,}"
         scripts/build-image.sh $ours
     fi
     export NSPARSE_OPENSEARCH_IMAGE=$ours
@@ -67,7 +71,7 @@ else
 fi
 
 # shellcheck disable=SC2086
-cargo test --release --locked $packages --features "${features#,}"
+cargo test --release --locked --workspace $selected --features "${features#,}"
 
 if [ -n "$left_out" ]; then
     echo "Left out on this machine:$left_out"

@@ -453,7 +453,7 @@ fn prepare_folder(dir: &Path, start: Start) -> Result<()> {
             None => Ok(()),
             Some(found) => Err(Error::config_with_hint(
                 format!("`{}` holds a run already: `{}` is there", dir.display(), found.display()),
-                "go on with it, replace it, or choose another folder with --set run.dir=FOLDER",
+                "go on with it (--resume), replace it (--replace), or choose another folder: --set run.dir=FOLDER",
             )),
         },
         Start::Replace => {

@@ -10,13 +10,17 @@ use nsparse_core::{
     TextTokenizer, files,
 };
 use nsparse_encoder::{Device, SparseEncoder};
+use nsparse_opensearch::Cluster;
 use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Method;
 use crate::failure::usage;
 use crate::printer::Printer;
-use crate::settings;
+use crate::{cluster_index, settings};
+
+/// BM25's analyzer in a cluster unless another is asked for; the embedded index has the same.
+pub(crate) const ANALYZER: &str = "english";
 
 /// What is ranked, and by what.
 #[derive(Debug)]
@@ -53,22 +57,33 @@ impl Plan<'_> {
         })
     }
 
-    /// An embedded searcher, and the query side if it reads vectors.
-    pub(crate) fn local(
+    /// A searcher in the cluster, or without one embedded here; and the vectors if it reads some. `analyzer` is
+    /// BM25's in a cluster.
+    pub(crate) fn searcher(
         &self,
+        cluster: Option<&Cluster>,
+        analyzer: &str,
         printer: &Printer,
         cancel: &Cancel,
-    ) -> anyhow::Result<(Box<dyn Searcher>, Option<QueryEncoder>)> {
+    ) -> anyhow::Result<(Box<dyn Searcher>, Option<Vectors>)> {
+        let (set, documents) = (self.set, self.documents);
         if self.method == Method::Bm25 {
-            return Ok((Box::new(Bm25Index::build(self.documents, &printer.progress())?), None));
+            let searcher: Box<dyn Searcher> = match cluster {
+                Some(cluster) => Box::new(cluster_index::bm25(cluster, set, documents, analyzer, printer, cancel)?),
+                None => Box::new(Bm25Index::build(documents, &printer.progress())?),
+            };
+            return Ok((searcher, None));
         }
         let vectors = self.vectors(printer, cancel)?;
-        let index = vectors.index(self.documents);
-        Ok((Box::new(index), Some(vectors.queries)))
+        let searcher: Box<dyn Searcher> = match cluster {
+            Some(cluster) => Box::new(cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?),
+            None => Box::new(vectors.index(documents)),
+        };
+        Ok((searcher, Some(vectors)))
     }
 
     /// The documents' vectors by the method: of the encoder, or lexical ones.
-    pub(crate) fn vectors(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+    fn vectors(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
         match self.method {
             Method::Bm25 => anyhow::bail!("BM25 has no vectors"),
             Method::Idf => self.lexical(printer, cancel),
@@ -149,7 +164,7 @@ pub(crate) struct Dimensions {
 
 impl Vectors {
     /// The embedded index over them.
-    pub(crate) fn index(&self, documents: &[Document]) -> InvertedIndex {
+    fn index(&self, documents: &[Document]) -> InvertedIndex {
         InvertedIndex::build(documents.iter().map(|d| d.id.clone()).zip(self.documents.iter().cloned()))
     }
 

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use nsparse_core::{Error, Qrels, Run, Searcher, files, trec};
+use nsparse_core::{Error, Qrels, Run, files, trec};
 use nsparse_retrieval::significance::{bootstrap_mean, compare_evaluations};
-use nsparse_retrieval::{Bm25Index, Comparison, EvalOptions, Evaluation, Interval, Resampling, evaluate};
+use nsparse_retrieval::{Comparison, EvalOptions, Evaluation, Interval, Resampling, evaluate};
 use serde::Serialize;
 
 use crate::ExitStatus;
-use crate::cli::{Engine, EvalArgs, Method};
+use crate::cli::{Engine, EvalArgs};
 use crate::printer::{Printer, table};
 use crate::ranking::{self, Dimensions, Plan};
 use crate::{cluster_index, settings};
@@ -122,17 +122,7 @@ fn ranked(args: &EvalArgs, printer: &Printer) -> anyhow::Result<(Qrels, Run, Tim
         Engine::Local => None,
         Engine::Opensearch => Some(settings::cluster(&args.cluster)?),
     };
-    let vectors = if args.method == Method::Bm25 { None } else { Some(plan.vectors(printer, &cancel)?) };
-    let searcher: Box<dyn Searcher> = match (&cluster, &vectors) {
-        (None, None) => Box::new(Bm25Index::build(&documents, &printer.progress())?),
-        (None, Some(vectors)) => Box::new(vectors.index(&documents)),
-        (Some(cluster), None) => {
-            Box::new(cluster_index::bm25(cluster, &set, &documents, &args.analyzer, printer, &cancel)?)
-        }
-        (Some(cluster), Some(vectors)) => {
-            Box::new(cluster_index::sparse(cluster, &set, &documents, vectors, printer, &cancel)?)
-        }
-    };
+    let (searcher, vectors) = plan.searcher(cluster.as_ref(), &args.analyzer, printer, &cancel)?;
     let prepare = started.elapsed().as_secs_f64();
     let search_queries = ranking::search_queries(&queries, vectors.as_ref().map(|v| &v.queries))?;
     let started = std::time::Instant::now();

@@ -1,13 +1,15 @@
 //! `nsparse mine`: BM25 hard negatives for all training queries.
 
-use nsparse_core::{Searcher, rows};
+use nsparse_core::rows;
+use nsparse_encoder::Device;
 use nsparse_retrieval::mine::text_queries;
-use nsparse_retrieval::{Bm25Index, MineOptions, mine};
+use nsparse_retrieval::{MineOptions, mine};
 
 use crate::ExitStatus;
-use crate::cli::{Engine, MineArgs};
+use crate::cli::{Engine, Method, MineArgs};
 use crate::printer::Printer;
-use crate::{cluster_index, settings};
+use crate::ranking::{ANALYZER, Plan};
+use crate::settings;
 
 pub(crate) fn run(args: &MineArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     let set = settings::dataset(&args.data, printer)?;
@@ -16,14 +18,12 @@ pub(crate) fn run(args: &MineArgs, printer: &Printer) -> anyhow::Result<ExitStat
     let queries = set.judged_queries(&qrels)?;
     let cancel = settings::cancel_on_signal();
     let started = std::time::Instant::now();
-    let (searcher, engine): (Box<dyn Searcher>, &str) = match args.engine {
-        Engine::Local => (Box::new(Bm25Index::build(&documents, &printer.progress())?), "bm25-local"),
-        Engine::Opensearch => {
-            let cluster = settings::cluster(&args.cluster)?;
-            let searcher = cluster_index::bm25(&cluster, &set, &documents, "english", printer, &cancel)?;
-            (Box::new(searcher), "bm25-opensearch")
-        }
+    let (cluster, engine) = match args.engine {
+        Engine::Local => (None, "bm25-local"),
+        Engine::Opensearch => (Some(settings::cluster(&args.cluster)?), "bm25-opensearch"),
     };
+    let plan = Plan { set: &set, documents: &documents, method: Method::Bm25, model: None, device: Device::Cpu };
+    let (searcher, _) = plan.searcher(cluster.as_ref(), ANALYZER, printer, &cancel)?;
     let options = MineOptions {
         depth: args.depth,
         first_rank: args.skip + 1,

@@ -10,7 +10,7 @@ use nsparse_opensearch::Cluster;
 use nsparse_opensearch::ml::{DeployOptions, deploy};
 use nsparse_retrieval::mine::text_queries;
 use nsparse_retrieval::significance::compare_evaluations;
-use nsparse_retrieval::{Bm25Index, EvalOptions, Evaluation, MineOptions, Resampling, evaluate, mine};
+use nsparse_retrieval::{EvalOptions, Evaluation, MineOptions, Resampling, evaluate, mine};
 use nsparse_trainer::{Hooks, Start, TrainConfig, train};
 use serde_json::json;
 
@@ -19,8 +19,8 @@ use crate::cli::{Engine, Method, QuickstartArgs};
 use crate::commands::eval::summarise;
 use crate::commands::train::show;
 use crate::printer::{Printer, table};
-use crate::ranking::{self, Plan};
-use crate::{cluster_index, settings};
+use crate::ranking::{self, ANALYZER, Plan};
+use crate::settings;
 
 const CORPUS: &str = include_str!("../../samples/retrieval/corpus.jsonl");
 const QUERIES: &str = include_str!("../../samples/retrieval/queries.jsonl");
@@ -83,10 +83,8 @@ pub(crate) fn run(args: &QuickstartArgs, printer: &Printer) -> anyhow::Result<Ex
 
     let train_qrels = set.qrels("train")?;
     let queries = set.judged_queries(&train_qrels)?;
-    let bm25: Box<dyn Searcher> = match &cluster {
-        Some(cluster) => Box::new(cluster_index::bm25(cluster, &set, &documents, "english", printer, &cancel)?),
-        None => Box::new(Bm25Index::build(&documents, &progress)?),
-    };
+    let plan = Plan { set: &set, documents: &documents, method: Method::Bm25, model: None, device: Device::Cpu };
+    let (bm25, _) = plan.searcher(cluster.as_ref(), ANALYZER, printer, &cancel)?;
     let engine = if cluster.is_some() { "bm25-opensearch" } else { "bm25-local" };
     let options =
         MineOptions { depth: 30, samples: 4, seed: SEED, engine: engine.to_owned(), ..MineOptions::default() };
@@ -192,15 +190,8 @@ fn rank(
         let run = if method == Method::Bm25 {
             ranking::run(bm25, &ranking::search_queries(&queries, None)?, 100, &printer.progress(), cancel)?
         } else {
-            let (searcher, encoder): (Box<dyn Searcher>, _) = match cluster {
-                Some(cluster) => {
-                    let vectors = plan.vectors(printer, cancel)?;
-                    let searcher = cluster_index::sparse(cluster, set, &documents, &vectors, printer, cancel)?;
-                    (Box::new(searcher), Some(vectors.queries))
-                }
-                None => plan.local(printer, cancel)?,
-            };
-            let queries = ranking::search_queries(&queries, encoder.as_ref())?;
+            let (searcher, vectors) = plan.searcher(cluster, ANALYZER, printer, cancel)?;
+            let queries = ranking::search_queries(&queries, vectors.as_ref().map(|v| &v.queries))?;
             ranking::run(searcher.as_ref(), &queries, 100, &printer.progress(), cancel)?
         };
         trec::write_run(&places.runs.join(format!("{name}.trec")), &run, name)?;

@@ -13,7 +13,7 @@ use crate::ExitStatus;
 use crate::cli::{Engine, Method, SearchArgs};
 use crate::failure::usage;
 use crate::printer::Printer;
-use crate::ranking::{self, Plan};
+use crate::ranking::{self, ANALYZER, Plan};
 use crate::settings;
 
 /// Characters of a text that are shown.
@@ -53,9 +53,9 @@ fn local(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Vec<Result>> {
     let cancel = settings::cancel_on_signal();
     let model = args.model.as_deref();
     let plan = Plan { set: &set, documents: &documents, method: args.method, model, device: Device::Cpu };
-    let (searcher, encoder) = plan.local(printer, &cancel)?;
+    let (searcher, vectors) = plan.searcher(None, ANALYZER, printer, &cancel)?;
     let query = Query { id: "query".to_owned(), text: args.query.clone() };
-    let queries = ranking::search_queries(&[query], encoder.as_ref())?;
+    let queries = ranking::search_queries(&[query], vectors.as_ref().map(|v| &v.queries))?;
     let hits = searcher.search(&queries, args.k)?.pop().unwrap_or_default();
     let find = |id: &str| documents.iter().find(|d| d.id == id);
     Ok(hits

@@ -12,14 +12,15 @@ mod init;
 pub mod model;
 pub mod params;
 pub mod reference;
+pub mod work;
 
-pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create};
+pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create, create_with};
 pub use config::BertConfig;
 pub use cpu::CpuBackend;
 pub use document::{EncodeSettings, SparseEncoder, encode_with};
 pub use model::{BertMlm, parameter_shapes};
 pub use params::{ParamSpec, Parameters};
-pub use reference::CandleBackend;
+pub use reference::{CandleBackend, Precision};
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

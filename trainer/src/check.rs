@@ -194,8 +194,9 @@ fn length_report(mut lengths: Vec<usize>) -> LengthReport {
     }
 }
 
-/// The most memory this process has held, as Linux tells it.
-fn peak_memory() -> Option<u64> {
+/// The most memory this process has held so far, in bytes, as Linux tells it; `None` elsewhere. Other than
+/// `getrusage`'s figure it knows nothing of the process that started this one.
+pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb * 1024)

@@ -25,7 +25,8 @@ pub struct Documents {
 }
 
 impl Documents {
-    fn push(&mut self, id: String, window: &[TokenId], length: usize) -> usize {
+    /// Adds a document; `length` is that of the whole text. Its number.
+    pub(crate) fn push(&mut self, id: String, window: &[TokenId], length: usize) -> usize {
         if self.offsets.is_empty() {
             self.offsets.push(0);
         }

@@ -26,6 +26,7 @@ pub mod regularisers;
 pub mod run;
 pub mod sections;
 pub mod stage;
+pub mod synthetic;
 pub mod warm_start;
 
 pub use check::{CheckReport, check};

@@ -18,7 +18,7 @@ use crate::model_out::write_model;
 use crate::network::Network;
 use crate::optimizer::{AdamW, rate_factor};
 use crate::sections::When;
-use crate::stage::{Stage, StepOutcome};
+use crate::stage::{Stage, StepOutcome, take_step};
 use crate::warm_start::{LexicalTargets, WarmStart};
 use crate::{Error, Result};
 
@@ -226,14 +226,10 @@ impl Run<'_> {
             let started = Instant::now();
             let factor = rate_factor(step, warmup, total, decay);
 
-            // Gradient.
-            gradient.fill(0.0);
-            let outcome = stage.accumulate(&self.network, &self.model.parameters, step, &mut gradient)?;
-            self.require_finite(stage.name(), &outcome, None)?;
-
-            // Clip and step.
-            let norm = optimizer.step(self.model.parameters.data_mut(), &gradient, factor);
-            self.require_finite(stage.name(), &outcome, Some(norm))?;
+            // Gradient, clip and step.
+            let (network, parameters) = (&self.network, &mut self.model.parameters);
+            let (outcome, norm) = take_step(stage, network, parameters, &mut optimizer, &mut gradient, step, factor)?;
+            self.require_finite(stage.name(), &outcome, norm)?;
 
             // Log.
             self.state.step += 1;
@@ -297,15 +293,16 @@ impl Run<'_> {
         self.checkpoints.save(&self.state, &self.model.parameters, optimizer, self.state.best_step)
     }
 
-    fn require_finite(&self, stage: &'static str, outcome: &StepOutcome, norm: Option<f64>) -> Result<()> {
-        let what = match norm {
-            None if outcome.loss.is_finite() => return Ok(()),
-            None => match outcome.parts.iter().find(|(_, v)| !v.is_finite()) {
+    fn require_finite(&self, stage: &'static str, outcome: &StepOutcome, norm: f64) -> Result<()> {
+        let what = if !outcome.loss.is_finite() {
+            match outcome.parts.iter().find(|(_, v)| !v.is_finite()) {
                 Some((part, _)) => format!("The loss (its term `{part}`)"),
                 None => "The loss".to_owned(),
-            },
-            Some(norm) if norm.is_finite() => return Ok(()),
-            Some(_) => "The gradient".to_owned(),
+            }
+        } else if norm.is_finite() {
+            return Ok(());
+        } else {
+            "The gradient".to_owned()
         };
         let step = self.state.step + 1;
         let kept = self.checkpoints.steps().last().map_or_else(

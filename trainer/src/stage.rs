@@ -6,6 +6,7 @@ use nsparse_encoder::Parameters;
 
 use crate::Result;
 use crate::network::Network;
+use crate::optimizer::AdamW;
 use crate::sections::{Decay, LearningRate};
 
 /// One stage of a run. A step's gradient is a function of parameters and step number alone.
@@ -32,6 +33,30 @@ pub trait Stage {
         step: usize,
         gradient: &mut [f32],
     ) -> Result<StepOutcome>;
+}
+
+/// One step of the loop: the stage's gradient at a 0-based step, clipping, and the optimizer's step with every rate
+/// times `factor`. `gradient` is scratch, laid out like the parameters. Gives the gradient's norm before clipping;
+/// where it or the loss is not finite the parameters stay as they are, and the norm is not finite.
+///
+/// # Errors
+/// If the device fails.
+pub fn take_step(
+    stage: &mut dyn Stage,
+    network: &Network,
+    parameters: &mut Parameters,
+    optimizer: &mut AdamW,
+    gradient: &mut [f32],
+    step: usize,
+    factor: f64,
+) -> Result<(StepOutcome, f64)> {
+    gradient.fill(0.0);
+    let outcome = stage.accumulate(network, parameters, step, gradient)?;
+    if !outcome.loss.is_finite() {
+        return Ok((outcome, f64::NAN));
+    }
+    let norm = optimizer.step(parameters.data_mut(), gradient, factor);
+    Ok((outcome, norm))
 }
 
 /// What a step gave.

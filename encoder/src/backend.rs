@@ -6,7 +6,7 @@
 //! with a gradient.
 
 use crate::cpu::CpuBackend;
-use crate::reference::CandleBackend;
+use crate::reference::{CandleBackend, Precision};
 use crate::{BertConfig, Error, Parameters, Result};
 
 /// Where the network is computed.
@@ -53,35 +53,52 @@ impl std::str::FromStr for Device {
     }
 }
 
-/// The backend of a device for one shape of network.
+impl Device {
+    /// The precision of matrix products unless another is asked for: bf16 on a GPU, else f32.
+    pub fn default_precision(self) -> Precision {
+        match self {
+            Self::Cpu | Self::CpuReference => Precision::F32,
+            Self::Cuda(_) => Precision::Bf16,
+        }
+    }
+}
+
+/// The backend of a device for one shape of network, in the device's own precision.
 ///
 /// # Errors
 /// If the shape cannot be computed, or the device is not there or not built in.
 pub fn create(config: &BertConfig, device: Device) -> Result<Box<dyn Backend>> {
+    create_with(config, device, device.default_precision())
+}
+
+/// The backend of a device for one shape of network, its matrix products in one precision.
+///
+/// # Errors
+/// As [`create`], or if the device does not compute in that precision.
+pub fn create_with(config: &BertConfig, device: Device, precision: Precision) -> Result<Box<dyn Backend>> {
     config.validate()?;
-    Ok(match device {
-        Device::Cpu => Box::new(CpuBackend::new(config)),
-        Device::CpuReference => Box::new(CandleBackend::cpu(config)),
-        Device::Cuda(number) => Box::new(CandleBackend::new(config, &cuda(number)?)),
+    Ok(match (device, precision) {
+        (Device::Cpu, Precision::F32) => Box::new(CpuBackend::new(config)),
+        (Device::Cpu, Precision::Bf16) => {
+            return Err(nsparse_core::Error::invalid_with_hint(
+                "The device cpu computes in f32, not in bf16",
+                "bf16 is for cuda (cpu-reference imitates it, slowly); leave the precision out to get the device's own",
+            )
+            .into());
+        }
+        (Device::CpuReference, _) => Box::new(CandleBackend::cpu(config).with_precision(precision)),
+        (Device::Cuda(number), _) => Box::new(CandleBackend::new(config, &cuda(number)?).with_precision(precision)),
     })
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(number: usize) -> Result<candle_core::Device> {
-    candle_core::Device::new_cuda(number).map_err(|e| {
-        nsparse_core::Error::invalid_with_hint(
-            format!("GPU {number} cannot be used: {e}"),
-            "see `nvidia-smi` for the GPUs of this machine, or use the device cpu",
-        )
-        .into()
-    })
-}
+use crate::reference::open_cuda as cuda;
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_number: usize) -> Result<candle_core::Device> {
     Err(nsparse_core::Error::invalid_with_hint(
         "This nsparse was built without CUDA",
-        "build it with `cargo build --release --features cuda` (needs nvcc), or use the device cpu",
+        "build it with `make cuda` (docs/cuda.md), or use the device cpu",
     )
     .into())
 }

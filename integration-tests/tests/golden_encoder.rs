@@ -4,11 +4,12 @@
 use nsparse_encoder::{BertConfig, BertMlm, CandleBackend, Parameters, TokenBatch};
 use nsparse_integration_tests::golden::{self, GoldenFile, documents, tiny_bert};
 
-/// Exact lengths, and documents of like lengths padded into one block as on a GPU.
+/// Exact lengths, documents of like lengths padded into one block as on a GPU, and all of them, with several
+/// documents at once in the head.
 fn backends() -> [CandleBackend; 3] {
     let config = tiny_bert().config;
     let new = || CandleBackend::cpu(&config);
-    [new(), new().with_padding(0.7), new().with_padding(1000.0)]
+    [new(), new().with_blocks(20, 0), new().with_blocks(10_000, 3 * 64 * golden::VOCABULARY)]
 }
 
 #[test]

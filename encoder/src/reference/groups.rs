@@ -20,46 +20,100 @@ impl Group {
     }
 }
 
-/// Splits a batch into blocks: a document joins the block of the next shorter ones if it is at most `slack`
-/// (0.25: a quarter) longer than the shortest of them. With slack 0 nothing is ever padded.
-pub(super) fn groups(batch: &TokenBatch, slack: f64) -> Vec<Group> {
+/// Splits a batch into blocks of documents of like lengths so that the tokens computed, padding included, plus
+/// `overhead` tokens for every block are fewest; of equal splits the one with the longest last block, so that
+/// without overhead nothing is padded and documents of one length are one block.
+///
+/// By length sorted, a block is a run; `cheapest[end]` is the least cost of the first `end` documents.
+pub(super) fn groups(batch: &TokenBatch, overhead: usize) -> Vec<Group> {
     let length = |document: usize| batch.offsets[document + 1] - batch.offsets[document];
     let mut order: Vec<usize> = (0..batch.documents()).collect();
     order.sort_by_key(|&document| length(document));
-    let mut out: Vec<Group> = Vec::new();
-    for document in order {
-        let len = length(document);
-        match out.last_mut() {
-            Some(group) if len as f64 <= group.lengths[0] as f64 * (1.0 + slack) => {
-                group.documents.push(document);
-                group.lengths.push(len);
-                group.width = len;
-            }
-            _ => out.push(Group { documents: vec![document], lengths: vec![len], width: len }),
-        }
+    let mut cheapest = vec![0usize];
+    let mut starts = vec![0usize];
+    for end in 1..=order.len() {
+        let width = length(order[end - 1]);
+        let (cost, start) = (0..end)
+            .map(|start| (cheapest[start].saturating_add((end - start) * width).saturating_add(overhead), start))
+            .min()
+            .expect("a block begins somewhere");
+        cheapest.push(cost);
+        starts.push(start);
     }
+    let mut out = Vec::new();
+    let mut end = order.len();
+    while end > 0 {
+        let documents = order[starts[end]..end].to_vec();
+        let lengths: Vec<usize> = documents.iter().map(|&document| length(document)).collect();
+        out.push(Group { documents, width: length(order[end - 1]), lengths });
+        end = starts[end];
+    }
+    out.reverse();
     out
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn batch(lengths: &[usize]) -> TokenBatch {
+        TokenBatch::new(&lengths.iter().map(|&n| vec![1u32; n]).collect::<Vec<_>>())
+    }
+
+    fn cost(groups: &[Group], overhead: usize) -> usize {
+        groups.iter().map(|g| g.documents.len() * g.width + overhead).sum()
+    }
+
     #[test]
-    fn every_document_is_in_one_block_and_slack_bounds_the_padding() {
-        let documents: Vec<Vec<u32>> = [7usize, 3, 8, 3, 20, 9].iter().map(|&n| vec![1; n]).collect();
-        let batch = TokenBatch::new(&documents);
-        let exact = groups(&batch, 0.0);
-        assert!(exact.iter().all(|g| !g.is_padded()));
-        assert_eq!(exact[0].documents, [1, 3]);
-        assert_eq!(exact.len(), 5);
-        let loose = groups(&batch, 0.25);
-        assert_eq!(
-            loose.iter().map(|g| g.lengths.clone()).collect::<Vec<_>>(),
-            [vec![3, 3], vec![7, 8], vec![9], vec![20]]
-        );
-        let mut all: Vec<usize> = loose.iter().flat_map(|g| g.documents.clone()).collect();
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3, 4, 5]);
+    fn overhead_decides_what_is_padded() {
+        let batch = batch(&[7, 3, 8, 3, 20, 9]);
+        let lengths = |overhead| groups(&batch, overhead).into_iter().map(|g| g.lengths).collect::<Vec<_>>();
+        assert_eq!(lengths(0), [vec![3, 3], vec![7], vec![8], vec![9], vec![20]]);
+        assert_eq!(lengths(1), [vec![3, 3], vec![7], vec![8, 9], vec![20]]);
+        assert_eq!(lengths(2), [vec![3, 3], vec![7, 8, 9], vec![20]]);
+        assert_eq!(lengths(usize::MAX), [vec![3, 3, 7, 8, 9, 20]]);
+        assert!(groups(&batch, 0).iter().all(|g| !g.is_padded()));
+    }
+
+    /// The least cost of all splits of sorted lengths into runs, by trying each.
+    fn least(lengths: &[usize], overhead: usize) -> usize {
+        (0..1usize << (lengths.len() - 1))
+            .map(|cuts| {
+                let ends = (0..lengths.len()).filter(|&i| i + 1 == lengths.len() || cuts >> i & 1 == 1);
+                let mut start = 0;
+                ends.map(|end| {
+                    let block = (end + 1 - start) * lengths[end] + overhead;
+                    start = end + 1;
+                    block
+                })
+                .sum()
+            })
+            .min()
+            .expect("at least one split")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_document_is_in_one_block_and_no_split_is_cheaper(
+            mut lengths in proptest::collection::vec(1usize..40, 1..10),
+            overhead in 0usize..60,
+        ) {
+            let batch = batch(&lengths);
+            let got = groups(&batch, overhead);
+            let mut all: Vec<usize> = got.iter().flat_map(|g| g.documents.clone()).collect();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+            for group in &got {
+                let own: Vec<usize> = group.documents.iter().map(|&d| lengths[d]).collect();
+                prop_assert_eq!(&own, &group.lengths);
+                prop_assert_eq!(group.width, *group.lengths.last().unwrap_or(&0));
+            }
+            lengths.sort_unstable();
+            prop_assert_eq!(cost(&got, overhead), least(&lengths, overhead));
+        }
     }
 }

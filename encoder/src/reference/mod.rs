@@ -1,59 +1,113 @@
 //! The plain backend: candle's tensor operations and its autograd, on the CPU or an NVIDIA GPU.
 //!
 //! On the CPU it is slow and the yardstick of the crate's own kernels; on the GPU it is what computes. The
-//! head stands outside the autograd: per document `[V, H] · [H, L]`, of which maximum and argmax are kept.
+//! head and the embeddings' tables stand outside of the autograd: the head's gradient is sparse, and the tables'
+//! are rows that are added on the host.
+//!
+//! The device holds the parameters in f32 and gets them anew when their version changed, which training does once
+//! a step; what comes back are f32 gradients. With [`Precision::Bf16`] matrix products round their operands.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod groups;
+mod head;
 mod network;
+mod precision;
+mod weights;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::backprop::GradStore;
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 
 use self::groups::{Group, groups};
-use self::network::{Network, Weights};
+use self::head::{Head, HeadBackward};
+use self::network::{Network, POSITIONS, TYPES, WORDS};
+pub use self::precision::Precision;
+use self::weights::{Sums, Weights, add, add_rows, host, place};
 use crate::{Backend, BertConfig, Dropout, Error, Forward, Parameters, Result, TokenBatch};
 
-/// The word embeddings, which are the decoder's weight too.
-const WORDS: &str = "bert.embeddings.word_embeddings.weight";
+#[cfg(feature = "cuda")]
+pub(crate) use self::cuda::open as open_cuda;
+
 /// The decoder's bias.
 const DECODER_BIAS: &str = "cls.predictions.bias";
-/// On a GPU documents are padded to the length of others up to this much longer: fewer, larger products.
-const GPU_SLACK: f64 = 0.25;
+/// What one more block costs on a GPU, in tokens: its kernels' launches. A guess, as it was never measured.
+const GPU_BLOCK: usize = 2048;
+/// Most logits on a GPU at a time (512 MiB in f32); on the CPU documents pass one by one.
+const GPU_LOGITS: usize = 1 << 27;
 
 /// A [`Backend`] of plain tensor operations.
 pub struct CandleBackend {
     config: BertConfig,
     device: Device,
-    slack: f64,
+    precision: Precision,
+    /// What one more block costs, in tokens: how much padding is worth it.
+    block_overhead: usize,
+    most_logits: usize,
+    is_checkpointing: bool,
     weights: Mutex<Option<Arc<Weights>>>,
 }
 
 /// What a forward keeps for its backward.
 struct State {
     weights: Arc<Weights>,
-    /// Each block with its transformed hidden states `[documents · width, H]`, autograd attached.
-    blocks: Vec<(Group, Tensor)>,
+    /// The batch's.
+    offsets: Vec<usize>,
+    dropout: Option<Dropout>,
+    head: Head,
+    blocks: Vec<Block>,
+}
+
+/// A block that went through the network.
+struct Block {
+    group: Group,
+    tape: Tape,
+    /// The last stage's output `[documents · width, H]`.
+    transformed: Tensor,
+}
+
+/// How the backward finds its way down.
+enum Tape {
+    /// The autograd holds everything between this variable, the first stage's input, and the output.
+    Kept(Var),
+    /// Each stage's input, from which the backward computes the rest again; empty where there will be none.
+    Inputs(Vec<Tensor>),
 }
 
 impl CandleBackend {
-    /// A backend for one shape on one device.
+    /// A backend for one shape on one device, in f32.
     pub fn new(config: &BertConfig, device: &Device) -> Self {
-        let slack = if device.is_cpu() { 0.0 } else { GPU_SLACK };
-        Self { config: config.clone(), device: device.clone(), slack, weights: Mutex::new(None) }
+        let (block_overhead, most_logits) = if device.is_cpu() { (0, 0) } else { (GPU_BLOCK, GPU_LOGITS) };
+        Self {
+            config: config.clone(),
+            device: device.clone(),
+            precision: Precision::F32,
+            block_overhead,
+            most_logits,
+            is_checkpointing: false,
+            weights: Mutex::new(None),
+        }
     }
 
-    /// A backend on this machine's cores.
+    /// A backend on this machine's cores, in f32.
     pub fn cpu(config: &BertConfig) -> Self {
         Self::new(config, &Device::Cpu)
     }
 
-    /// Pads documents of up to `slack` (0.25: a quarter) different lengths into one block. On the CPU nothing
-    /// is padded unless asked for.
+    /// With matrix products in another precision. On the CPU bf16 is slower than f32.
     #[must_use]
-    pub fn with_padding(mut self, slack: f64) -> Self {
-        self.slack = slack;
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Pads documents into blocks where that costs fewer tokens than `block_overhead` for one more block, and lets
+    /// the head take several documents at once, up to `most_logits` logits: as on a GPU. On the CPU nothing is
+    /// padded unless asked for.
+    #[must_use]
+    pub fn with_blocks(mut self, block_overhead: usize, most_logits: usize) -> Self {
+        self.block_overhead = block_overhead;
+        self.most_logits = most_logits;
         self
     }
 
@@ -66,9 +120,15 @@ impl CandleBackend {
         let batch = TokenBatch::new(&[ids]);
         check_batch(&self.config, &batch)?;
         let weights = self.weights(parameters)?;
-        let group = &groups(&batch, 0.0)[0];
-        let states = self.network(&weights, &batch, group, None, false).states()?;
-        Ok(states.iter().map(|t| t.flatten_all()?.to_vec1()).collect::<candle_core::Result<_>>()?)
+        let group = &groups(&batch, 0)[0];
+        let network = self.network(&weights, &batch, group, None, false);
+        let mut x = network.embedded()?;
+        let mut states = Vec::new();
+        for stage in 0..network.stages() {
+            x = network.stage(stage, &x)?;
+            states.push(host(&x)?);
+        }
+        Ok(states)
     }
 
     fn network<'a>(
@@ -79,7 +139,8 @@ impl CandleBackend {
         dropout: Option<Dropout>,
         tracked: bool,
     ) -> Network<'a> {
-        Network { config: &self.config, weights, device: &self.device, batch, group, dropout, tracked }
+        let (config, device, precision) = (&self.config, &self.device, self.precision);
+        Network { config, weights, device, precision, batch, group, dropout, tracked }
     }
 
     /// The parameters on the device; copied anew only when they changed.
@@ -94,6 +155,93 @@ impl CandleBackend {
         *cached = Some(Arc::clone(&weights));
         Ok(weights)
     }
+
+    fn head(&self, weights: &Weights) -> Result<Head> {
+        Ok(Head {
+            device: self.device.clone(),
+            precision: self.precision,
+            words: self.precision.operand(&weights.get(WORDS, false)?)?,
+            bias: weights.get(DECODER_BIAS, false)?.reshape((1, self.config.vocab_size))?,
+            most_logits: self.most_logits,
+        })
+    }
+
+    /// A block through all stages.
+    fn forward_block(
+        &self,
+        weights: &Weights,
+        batch: &TokenBatch,
+        group: Group,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<Block> {
+        let tracked = keep && !self.is_checkpointing;
+        let network = self.network(weights, batch, &group, dropout, tracked);
+        let mut x = network.embedded()?;
+        let mut inputs = Vec::new();
+        let mut leaf = None;
+        if tracked {
+            let var = Var::from_tensor(&x)?;
+            x = var.as_tensor().clone();
+            leaf = Some(var);
+        }
+        for stage in 0..network.stages() {
+            let input = x;
+            x = network.stage(stage, &input)?;
+            if keep && !tracked {
+                inputs.push(input);
+            }
+        }
+        Ok(Block { group, tape: leaf.map_or(Tape::Inputs(inputs), Tape::Kept), transformed: x })
+    }
+
+    /// Takes the gradient of a block's output down to its embeddings, `[documents · width, H]`; the parameters'
+    /// go to `sums`.
+    fn backward_block(
+        &self,
+        state: &State,
+        batch: &TokenBatch,
+        block: &Block,
+        upstream: Tensor,
+        sums: &mut Sums,
+    ) -> Result<Tensor> {
+        match &block.tape {
+            Tape::Kept(leaf) => pull(leaf, &block.transformed, &upstream, &state.weights, sums),
+            Tape::Inputs(inputs) => {
+                let network = self.network(&state.weights, batch, &block.group, state.dropout, true);
+                let mut upstream = upstream;
+                for (stage, input) in inputs.iter().enumerate().rev() {
+                    let leaf = Var::from_tensor(input)?;
+                    let output = network.stage(stage, leaf.as_tensor())?;
+                    upstream = pull(&leaf, &output, &upstream, &state.weights, sums)?;
+                }
+                Ok(upstream)
+            }
+        }
+    }
+
+    /// The three tables' gradients from that of the sum of their rows.
+    fn backward_embeddings(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        group: &Group,
+        upstream: &Tensor,
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        let (width, hidden) = (group.width, self.config.hidden_size);
+        let rows = host(upstream)?;
+        let words = place(parameters, WORDS, gradient)?;
+        // A padded row's gradient is 0, as nothing reads it.
+        for (rows, &document) in rows.chunks_exact(width * hidden).zip(&group.documents) {
+            add_rows(words, batch.document(document), rows, hidden);
+        }
+        let positions = host(&upstream.reshape((group.documents.len(), width * hidden))?.sum(0)?)?;
+        let kind: Vec<f32> = (0..hidden).map(|column| positions.iter().skip(column).step_by(hidden).sum()).collect();
+        add(&mut place(parameters, POSITIONS, gradient)?[..positions.len()], &positions);
+        add(&mut place(parameters, TYPES, gradient)?[..hidden], &kind);
+        Ok(())
+    }
 }
 
 impl Backend for CandleBackend {
@@ -105,33 +253,39 @@ impl Backend for CandleBackend {
         keep: bool,
     ) -> Result<Forward> {
         check_batch(&self.config, batch)?;
-        let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let vocabulary = self.config.vocab_size;
         let weights = self.weights(parameters)?;
-        let words = weights.get(WORDS, false)?;
-        let bias = weights.get(DECODER_BIAS, false)?.reshape((vocabulary, 1))?;
-        let mut pooled = vec![0.0f32; batch.documents() * vocabulary];
-        let mut argmax = vec![0u16; batch.documents() * vocabulary];
+        let head = self.head(&weights)?;
         let mut blocks = Vec::new();
-        for group in groups(batch, self.slack) {
-            let mut states = self.network(&weights, batch, &group, dropout, keep).states()?;
-            let transformed = states.pop().expect("the transform is the last state");
-            drop(states);
-            let plain = transformed.detach().reshape((group.documents.len(), group.width, hidden))?;
-            for (slot, (&document, &length)) in group.documents.iter().zip(&group.lengths).enumerate() {
-                let tokens = plain.get(slot)?.narrow(0, 0, length)?;
-                let logits = words.matmul(&tokens.t()?)?.broadcast_add(&bias)?;
-                let row = document * vocabulary..(document + 1) * vocabulary;
-                pooled[row.clone()].copy_from_slice(&logits.max(1)?.to_vec1::<f32>()?);
-                let places = logits.argmax(1)?.to_vec1::<u32>()?;
-                for (place, at) in argmax[row].iter_mut().zip(places) {
-                    *place = at as u16;
-                }
+        let (mut values, mut places, mut documents) = (Vec::new(), Vec::new(), Vec::new());
+        for group in groups(batch, self.block_overhead) {
+            let block = self.forward_block(&weights, batch, group, dropout, keep)?;
+            for pooled in head.forward(&block.group, &block.transformed.detach())? {
+                values.push(pooled.values);
+                places.push(pooled.argmax);
             }
+            documents.extend_from_slice(&block.group.documents);
             if keep {
-                blocks.push((group, transformed));
+                blocks.push(block);
             }
         }
-        let state = keep.then(|| Box::new(State { weights, blocks }) as Box<dyn std::any::Any + Send>);
+        let mut pooled = vec![0.0f32; batch.documents() * vocabulary];
+        let mut argmax = vec![0u16; batch.documents() * vocabulary];
+        if !documents.is_empty() {
+            // One copy for the whole batch: each waits for the device.
+            let values = Tensor::cat(&values, 0)?.flatten_all()?.to_vec1::<f32>()?;
+            let places = Tensor::cat(&places, 0)?.flatten_all()?.to_vec1::<u32>()?;
+            let rows = values.chunks_exact(vocabulary).zip(places.chunks_exact(vocabulary));
+            for ((values, places), document) in rows.zip(documents) {
+                let row = document * vocabulary..(document + 1) * vocabulary;
+                pooled[row.clone()].copy_from_slice(values);
+                argmax[row].iter_mut().zip(places).for_each(|(at, &place)| *at = place as u16);
+            }
+        }
+        let state = keep.then(|| {
+            let state = State { weights, offsets: batch.offsets.clone(), dropout, head, blocks };
+            Box::new(state) as Box<dyn std::any::Any + Send>
+        });
         Ok(Forward { pooled, argmax, state })
     }
 
@@ -143,7 +297,7 @@ impl Backend for CandleBackend {
         grad_pooled: &[f32],
         gradient: &mut [f32],
     ) -> Result<()> {
-        let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let vocabulary = self.config.vocab_size;
         if grad_pooled.len() != batch.documents() * vocabulary || gradient.len() != parameters.len() {
             return Err(Error::Model(format!(
                 "the backward got {} pooled gradients for {} documents of {vocabulary} entries, and a buffer of {} \
@@ -154,59 +308,39 @@ impl Backend for CandleBackend {
                 parameters.len()
             )));
         }
-        let state = forward
+        let mut state = forward
             .state
             .and_then(|s| s.downcast::<State>().ok())
             .ok_or_else(|| Error::Model("the forward was asked to keep nothing, so it has no backward".to_owned()))?;
-        let words = state.weights.get(WORDS, false)?;
-        let mut words_gradient = words.zeros_like()?;
-        let mut gradients = GradStore::default();
-        for (group, transformed) in state.blocks {
-            let plain = transformed.detach().reshape((group.documents.len(), group.width, hidden))?;
-            let mut upstream = Vec::with_capacity(group.documents.len());
-            for (slot, (&document, &length)) in group.documents.iter().zip(&group.lengths).enumerate() {
-                // dL/d logits [V, L]: each entry's gradient at the position that gave its maximum, else 0.
-                let row = document * vocabulary..(document + 1) * vocabulary;
-                let places: Vec<u32> = forward.argmax[row.clone()].iter().map(|&at| u32::from(at)).collect();
-                let places = Tensor::from_vec(places, (vocabulary, 1), &self.device)?;
-                let values = Tensor::from_slice(&grad_pooled[row], (vocabulary, 1), &self.device)?;
-                let logits = Tensor::zeros((vocabulary, length), values.dtype(), &self.device)?
-                    .scatter_add(&places, &values, 1)?;
-                let tokens = plain.get(slot)?.narrow(0, 0, length)?;
-                words_gradient = (words_gradient + logits.matmul(&tokens)?)?;
-                let tokens_gradient = logits.t()?.matmul(&words)?;
-                upstream.push(tokens_gradient.pad_with_zeros(0, 0, group.width - length)?);
-            }
-            // The gradient of Σ x·g in x is g: this carries g on into the layers below.
-            let upstream = Tensor::cat(&upstream, 0)?;
-            gradients.extend((transformed * upstream)?.sum_all()?.backward()?)?;
+        if state.offsets != batch.offsets {
+            return Err(Error::Model("the backward got another batch than the forward".to_owned()));
         }
-        for (name, var) in &state.weights.vars {
-            let own = gradients.get(var).map(flat).transpose()?;
-            let decoder = if name == WORDS { Some(flat(&words_gradient)?) } else { None };
-            for part in own.iter().chain(&decoder) {
-                add(parameters, name, part, gradient)?;
-            }
+        let Some(mut head) = HeadBackward::new(&state.head, &forward.argmax, grad_pooled)? else {
+            return Ok(());
+        };
+        let mut sums = Sums::default();
+        // Each block is let go before the next is taken on.
+        for block in std::mem::take(&mut state.blocks) {
+            let upstream = head.block(&block.group, &block.transformed.detach())?;
+            let upstream = self.backward_block(&state, batch, &block, upstream, &mut sums)?;
+            self.backward_embeddings(parameters, batch, &block.group, &upstream, gradient)?;
         }
+        let rows = host(&head.words_gradient)?;
+        add_rows(place(parameters, WORDS, gradient)?, &head.active, &rows, self.config.hidden_size);
         for row in grad_pooled.chunks_exact(vocabulary) {
-            add(parameters, DECODER_BIAS, row, gradient)?;
+            add(place(parameters, DECODER_BIAS, gradient)?, row);
         }
-        Ok(())
+        sums.add_to(parameters, gradient)
     }
 }
 
-/// A tensor's values on the host.
-fn flat(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
-}
-
-/// Adds one parameter's gradient to its place in the buffer.
-fn add(parameters: &Parameters, name: &str, values: &[f32], gradient: &mut [f32]) -> Result<()> {
-    let spec = parameters.spec(name).ok_or_else(|| Error::Model(format!("no parameter is called `{name}`")))?;
-    for (sum, value) in gradient[spec.offset..spec.offset + spec.len()].iter_mut().zip(values) {
-        *sum += value;
-    }
-    Ok(())
+/// One backward of the autograd: `upstream` is dL/d output; gives dL/d leaf and collects the parameters'.
+fn pull(leaf: &Var, output: &Tensor, upstream: &Tensor, weights: &Weights, sums: &mut Sums) -> Result<Tensor> {
+    // The gradient of Σ x·g in x is g: this carries g on into what made x.
+    let gradients = (output * upstream)?.sum_all()?.backward()?;
+    sums.collect(weights, &gradients)?;
+    let down = gradients.get(leaf).ok_or_else(|| Error::Model("a stage gave no gradient to its input".to_owned()))?;
+    Ok(down.detach())
 }
 
 /// Every backend's first step: the batch fits the network.

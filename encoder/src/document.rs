@@ -6,7 +6,7 @@ use nsparse_core::model_dir::{Activation, ModelDir};
 use nsparse_core::{Cancel, DocumentEncoder, NoProgress, Progress, SparseVector, TextTokenizer, TokenId};
 use rayon::prelude::*;
 
-use crate::{Backend, BertMlm, Device, Error, Parameters, Result, TokenBatch, create};
+use crate::{Backend, BertMlm, Device, Error, Parameters, Precision, Result, TokenBatch, create_with};
 
 /// Tokens in one batch unless said otherwise: large products, small memory.
 pub const DEFAULT_BATCH_TOKENS: usize = 4096;
@@ -31,6 +31,15 @@ impl EncodeSettings {
     }
 }
 
+/// Vectors, and what they were made from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Encoded {
+    /// One vector a text, in the order given.
+    pub vectors: Vec<SparseVector>,
+    /// Tokens of all texts that the network read, special ones included.
+    pub tokens: u64,
+}
+
 /// One vector a text, in the order given; a batch gives the same vectors as its single texts. Progress counts
 /// texts; `cancel` is read between batches.
 ///
@@ -46,25 +55,49 @@ pub fn encode_with<T: AsRef<str> + Sync>(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Vec<SparseVector>> {
+    Ok(encode_counted(parameters, backend, tokenizer, settings, texts, progress, cancel)?.vectors)
+}
+
+/// As [`encode_with`], with the number of tokens.
+///
+/// # Errors
+/// As [`encode_with`].
+pub fn encode_counted<T: AsRef<str> + Sync>(
+    parameters: &Parameters,
+    backend: &dyn Backend,
+    tokenizer: &TextTokenizer,
+    settings: &EncodeSettings,
+    texts: &[T],
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Encoded> {
     let windows: Vec<Vec<u32>> = texts
         .par_iter()
         .map(|text| Ok(tokenizer.window(text.as_ref(), settings.max_tokens)?.0))
         .collect::<Result<_>>()?;
-    let mut out = vec![SparseVector::default(); texts.len()];
+    let mut vectors = vec![SparseVector::default(); texts.len()];
     let task = progress.start("Encoding", texts.len() as u64);
     for places in batches(&windows, settings.batch_tokens) {
         cancel.check()?;
         let documents: Vec<&[u32]> = places.iter().map(|&place| windows[place].as_slice()).collect();
-        let forward = backend.forward(parameters, &TokenBatch::new(&documents), None, false)?;
+        let forward = backend.forward_positive(parameters, &TokenBatch::new(&documents), None, false)?;
         let vocabulary = forward.pooled.len() / places.len();
         let silent = silent_entries(vocabulary, tokenizer, settings);
-        for (row, &place) in forward.pooled.chunks_exact(vocabulary).zip(&places) {
-            out[place] = sparse(row, &silent, settings.activation)
-                .map_err(|entry| not_finite(row[entry], entry, texts[place].as_ref()))?;
+        let rows: Vec<SparseVector> = forward
+            .pooled
+            .par_chunks_exact(vocabulary)
+            .zip(&places)
+            .map(|(row, &place)| {
+                sparse(row, &silent, settings.activation)
+                    .map_err(|entry| not_finite(row[entry], entry, texts[place].as_ref()))
+            })
+            .collect::<Result<_>>()?;
+        for (vector, &place) in rows.into_iter().zip(&places) {
+            vectors[place] = vector;
         }
         task.advance(places.len() as u64);
     }
-    Ok(out)
+    Ok(Encoded { vectors, tokens: windows.iter().map(|w| w.len() as u64).sum() })
 }
 
 /// Places of texts, batch after batch: the longest first, so that texts of like length stand together and
@@ -175,7 +208,8 @@ impl SparseEncoder {
                 settings.max_tokens
             )));
         }
-        let backend = create(&model.config, device)?;
+        // Vectors are the same wherever they are made: bf16 is for training.
+        let backend = create_with(&model.config, device, Precision::F32)?;
         Ok(Self::from_parts(Arc::new(model.parameters), backend, tokenizer, settings))
     }
 
@@ -197,6 +231,26 @@ impl SparseEncoder {
     /// The settings.
     pub fn settings(&self) -> &EncodeSettings {
         &self.settings
+    }
+
+    /// The same with another number of tokens in a batch.
+    #[must_use]
+    pub fn with_batch_tokens(mut self, batch_tokens: usize) -> Self {
+        self.settings.batch_tokens = batch_tokens;
+        self
+    }
+
+    /// As [`SparseEncoder::encode_reporting`], with the number of tokens.
+    ///
+    /// # Errors
+    /// As [`encode_with`].
+    pub fn encode_counted<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Encoded> {
+        encode_counted(&self.parameters, &*self.backend, &self.tokenizer, &self.settings, texts, progress, cancel)
     }
 
     /// [`DocumentEncoder::encode`] with progress, and stopped when asked.

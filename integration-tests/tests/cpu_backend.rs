@@ -166,3 +166,101 @@ fn refuses_what_does_not_fit() {
     assert!(empty.pooled.is_empty());
     backend.backward(&model.parameters, &nothing, empty, &[], &mut gradient).expect("nor is its backward");
 }
+
+/// A model whose logits lie around zero, so that some entries are above it: `shift` moves them all.
+fn shifted(config: &BertConfig, seed: u64, shift: f32) -> BertMlm {
+    let mut model = BertMlm::random(config.clone(), seed);
+    model.parameters.get_mut("cls.predictions.bias").expect("a bias").iter_mut().enumerate().for_each(|(i, b)| {
+        *b = shift + (i % 7) as f32 * 0.1;
+    });
+    model
+}
+
+/// The screened forward against the whole one: above zero and at own tokens the same bits, elsewhere not above
+/// zero. Gives the share of entries that the screened one did not have to compute.
+fn check_screen(level: Level, model: &BertMlm, batch: &TokenBatch) -> f64 {
+    let backend = CpuBackend::new(&model.config).with_level(level);
+    let whole = backend.forward(&model.parameters, batch, None, false).expect("the forward succeeds");
+    let screened = backend.forward_positive(&model.parameters, batch, None, false).expect("the forward succeeds");
+    assert_eq!(whole.pooled.len(), screened.pooled.len());
+    let vocabulary = model.config.vocab_size;
+    let mut spared = 0;
+    for (place, (&want, &got)) in whole.pooled.iter().zip(&screened.pooled).enumerate() {
+        let entry = (place % vocabulary) as u32;
+        if want > 0.0 || batch.document(place / vocabulary).contains(&entry) {
+            assert_eq!(got.to_bits(), want.to_bits(), "entry {place}: {got} against {want}");
+            assert_eq!(screened.argmax[place], whole.argmax[place], "entry {place}");
+        } else {
+            assert!(got <= 0.0, "entry {place}: {got} against {want}");
+            assert!(got >= want, "entry {place} is no upper bound: {got} against {want}");
+            spared += usize::from(got.to_bits() != want.to_bits());
+        }
+    }
+    spared as f64 / whole.pooled.len() as f64
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_screened_head_gives_the_same_bits((config, lengths, seed) in shapes(), shift in -12f32..2.0) {
+        let model = shifted(&config, seed, shift);
+        let batch = batch(&lengths, config.vocab_size);
+        for level in Level::all() {
+            check_screen(level, &model, &batch);
+        }
+    }
+}
+
+#[test]
+fn a_screen_spares_most_of_the_head() {
+    let config = config(6000, 4, 32, 1, 128);
+    let model = shifted(&config, 8, -6.0);
+    let spared = check_screen(Level::best(), &model, &batch(&[120, 45, 160, 33], config.vocab_size));
+    if Level::best().to_string() == "avx512" && std::arch::is_x86_feature_detected!("avx512vnni") {
+        assert!(spared > 0.8, "{spared} of the entries were spared");
+    } else {
+        eprintln!("no AVX-512 VNNI on this machine: nothing is screened");
+    }
+}
+
+#[test]
+fn a_screen_gives_way_to_numbers_that_are_not_finite() {
+    let config = config(300, 2, 16, 1, 64);
+    for name in ["cls.predictions.bias", "cls.predictions.transform.LayerNorm.bias"] {
+        let mut model = shifted(&config, 9, -4.0);
+        model.parameters.get_mut(name).expect("a parameter")[3] = f32::NAN;
+        let batch = batch(&[30, 20], config.vocab_size);
+        let forward = CpuBackend::new(&config).forward_positive(&model.parameters, &batch, None, false);
+        assert!(forward.expect("the forward succeeds").pooled.iter().any(|x| x.is_nan()), "{name} vanished");
+    }
+}
+
+#[test]
+fn a_screen_follows_the_parameters() {
+    let config = config(900, 3, 16, 1, 64);
+    let mut model = shifted(&config, 10, -5.0);
+    let batch = batch(&[60, 31], config.vocab_size);
+    let backend = CpuBackend::new(&config);
+    backend.forward_positive(&model.parameters, &batch, None, false).expect("the forward succeeds");
+    let embedding = "bert.embeddings.word_embeddings.weight";
+    model.parameters.get_mut(embedding).expect("a table").iter_mut().for_each(|x| *x *= -3.0);
+    let whole = backend.forward(&model.parameters, &batch, None, false).expect("the forward succeeds");
+    let screened = backend.forward_positive(&model.parameters, &batch, None, false).expect("the forward succeeds");
+    let positive = |pooled: &[f32]| pooled.iter().map(|x| x.max(0.0).to_bits()).collect::<Vec<_>>();
+    assert!(positive(&screened.pooled) == positive(&whole.pooled), "the screen kept the old decoder");
+}
+
+#[test]
+fn recomputed_activations_give_the_same_bits() {
+    let config = config(1500, 4, 24, 3, 300);
+    let model = BertMlm::random(config.clone(), 11);
+    for lengths in [vec![150, 3, 77, 160, 91], vec![1], vec![2, 5]] {
+        let batch = batch(&lengths, config.vocab_size);
+        let mut backend = CpuBackend::new(&config);
+        let expected = bits(&backend, &model, &batch);
+        backend.checkpoint_activations(true).expect("the CPU can");
+        assert!(bits(&backend, &model, &batch) == expected, "{lengths:?}");
+    }
+    assert!(CandleBackend::cpu(&config).checkpoint_activations(true).is_err());
+}

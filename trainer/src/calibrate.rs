@@ -103,9 +103,9 @@ pub fn calibrate(
     let mut active_before = 0;
     for chunk in set_on.chunks(BATCH) {
         cancel.check()?;
-        let encoded = network.encode(parameters, documents, chunk, None, false)?;
-        logits.extend_from_slice(encoded.pooled());
-        active_before += encoded.weights.chunks_exact(vocab).map(active).sum::<usize>();
+        let part = network.logits(parameters, documents, chunk)?;
+        active_before += network.activate(&part).chunks_exact(vocab).map(active).sum::<usize>();
+        logits.extend(part);
         task.advance(chunk.len() as u64);
     }
     let (first, rest) = set_on.split_at(n - quarter);

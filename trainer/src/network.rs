@@ -30,11 +30,12 @@ pub struct Encoded {
     pub weights: Vec<f32>,
 }
 
-impl Encoded {
-    /// `[N, V]`: pooled logits before activation.
-    pub fn pooled(&self) -> &[f32] {
-        &self.forward.pooled
-    }
+/// Documents of the store in one batch; dropout masks are keyed by their numbers.
+fn batch_of(documents: &Documents, numbers: &[usize]) -> TokenBatch {
+    let texts: Vec<&[TokenId]> = numbers.iter().map(|&n| documents.window(n)).collect();
+    let mut batch = TokenBatch::new(&texts);
+    batch.document_keys = numbers.iter().map(|&n| n as u64).collect();
+    batch
 }
 
 impl Network {
@@ -51,7 +52,18 @@ impl Network {
         named: usize,
     ) -> Result<Self> {
         let backend = nsparse_encoder::create(config, device)?;
-        let mut zeroed = vec![false; config.vocab_size];
+        Ok(Self::with_backend(backend, config.vocab_size, activation, zeroed_ids, named))
+    }
+
+    /// As [`Network::new`], of a backend at hand for a vocabulary of `vocab` entries.
+    pub fn with_backend(
+        backend: Box<dyn Backend>,
+        vocab: usize,
+        activation: Activation,
+        zeroed_ids: &[TokenId],
+        named: usize,
+    ) -> Self {
+        let mut zeroed = vec![false; vocab];
         for &id in zeroed_ids {
             if let Some(flag) = zeroed.get_mut(id as usize) {
                 *flag = true;
@@ -60,7 +72,7 @@ impl Network {
         if let Some(unnamed) = zeroed.get_mut(named..) {
             unnamed.fill(true);
         }
-        Ok(Self { backend, vocab: config.vocab_size, activation, zeroed })
+        Self { backend, vocab, activation, zeroed }
     }
 
     /// Encodes documents of the store; dropout masks are keyed by their numbers. With `keep` a backward can
@@ -76,12 +88,18 @@ impl Network {
         dropout: Option<Dropout>,
         keep: bool,
     ) -> Result<Encoded> {
-        let texts: Vec<&[TokenId]> = numbers.iter().map(|&n| documents.window(n)).collect();
-        let mut batch = TokenBatch::new(&texts);
-        batch.document_keys = numbers.iter().map(|&n| n as u64).collect();
-        let forward = self.backend.forward(parameters, &batch, dropout, keep)?;
+        let batch = batch_of(documents, numbers);
+        let forward = self.backend.forward_positive(parameters, &batch, dropout, keep)?;
         let weights = self.activate(&forward.pooled);
         Ok(Encoded { forward, batch, weights })
+    }
+
+    /// Pooled logits `[N, V]` of documents of the store before any activation, all of them exact, without dropout.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn logits(&self, parameters: &Parameters, documents: &Documents, numbers: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.backend.forward(parameters, &batch_of(documents, numbers), None, false)?.pooled)
     }
 
     /// Weights of pooled logits `[N, V]`.

@@ -6,7 +6,7 @@ use super::network::Network;
 use super::rows::{NormBackward, NormPlaces, add_column_sums, gelu_backward, norm_backward, norm_output};
 use super::tokens::{NO_MASKS, RowMasks};
 use super::weights::{Layer, Linear, Norm};
-use super::workspace::{LayerActivations, Normed, Workspace, ensure};
+use super::workspace::{Keep, LayerActivations, Normed, Workspace, ensure};
 use crate::dropout::Site;
 
 /// What flows down, and scratch.
@@ -31,11 +31,11 @@ impl Network<'_> {
     }
 
     /// From the gradient of the transformed rows, in the workspace's first hidden scratch, to that of all
-    /// parameters below, added to `gradient`.
-    pub(super) fn backward(&self, workspace: &mut Workspace, gradient: &mut [f32]) {
+    /// parameters below, added to `gradient`. `keep` is the forward's.
+    pub(super) fn backward(&self, workspace: &mut Workspace, keep: Keep, gradient: &mut [f32]) {
         let rows = self.tokens.len();
         let hidden = rows * self.config.hidden_size;
-        let Workspace { embedding_norm, layers, transform, transform_norm, hidden: scratch, wide, partials } =
+        let Workspace { embedding_norm, layers, inputs, transform, transform_norm, hidden: scratch, wide, partials } =
             workspace;
         let [stream, branch, states] = scratch;
         let mut flow = Flow {
@@ -46,13 +46,27 @@ impl Network<'_> {
             partials,
             gradient,
         };
-        self.transform_backward(&mut transform[..hidden], transform_norm, layers, embedding_norm, &mut flow);
+        // The hidden states above so many layers, into the flow's states.
+        let input = |number: usize, layers: &[LayerActivations], states: &mut [f32]| {
+            if keep == Keep::Inputs {
+                states.copy_from_slice(&inputs[number][..hidden]);
+            } else {
+                self.layer_input(&layers[..number], embedding_norm, states);
+            }
+        };
+        input(self.places.layers.len(), layers, flow.states);
+        self.transform_backward(&mut transform[..hidden], transform_norm, &mut flow);
         for (number, layer) in self.places.layers.iter().enumerate().rev() {
-            let (below, rest) = layers.split_at_mut(number);
-            let acts = &mut rest[0];
+            if keep == Keep::Inputs {
+                // Scratch serves as the layer's output, which nobody needs, and as its middle.
+                input(number, layers, flow.states);
+                self.layer_forward(number, layer, &mut layers[0], flow.states, flow.branch, flow.wide);
+            }
+            let acts = &mut layers[if keep == Keep::Inputs { 0 } else { number }];
             self.feed_forward_backward(number, layer, acts, &mut flow);
             self.attention_backward(number, layer, acts, &mut flow);
-            self.layer_input(below, embedding_norm, flow.states);
+            input(number, layers, flow.states);
+            let acts = &layers[if keep == Keep::Inputs { 0 } else { number }];
             self.projections_backward(layer, acts, &mut flow);
         }
         let masks = self.tokens.hidden_masks(0, Site::Embedding);
@@ -61,20 +75,12 @@ impl Network<'_> {
         embedding::backward(self.level, self.tokens, self.places, flow.stream, flow.gradient);
     }
 
-    /// The head's dense layer, GELU and `LayerNorm`.
-    fn transform_backward(
-        &self,
-        u: &mut [f32],
-        normed: &Normed,
-        layers: &[LayerActivations],
-        embedding_norm: &Normed,
-        flow: &mut Flow,
-    ) {
+    /// The head's dense layer, GELU and `LayerNorm`; the flow's states are its input.
+    fn transform_backward(&self, u: &mut [f32], normed: &Normed, flow: &mut Flow) {
         let linear = &self.places.transform;
         self.through_norm(normed, &self.places.transform_norm, None, &NO_MASKS, &NO_MASKS, flow);
         let bias = &mut flow.gradient[linear.bias.clone()];
         gelu_backward(self.level, u, flow.stream, bias, flow.partials);
-        self.layer_input(&layers[..self.places.layers.len()], embedding_norm, flow.states);
         self.linear_weight_gradient(linear, flow.stream, flow.states, flow.gradient);
         self.linear_input_gradient(linear, flow.stream, flow.branch, Store::Fresh);
         std::mem::swap(&mut flow.stream, &mut flow.branch);

@@ -34,6 +34,18 @@ impl Level {
         out
     }
 
+    /// Whether this is AVX-512.
+    pub(super) fn is_avx512(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            matches!(self.0, Kind::Avx512(_))
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            false
+        }
+    }
+
     /// Runs a loop compiled for this level. The closure and all that it calls must be `#[inline(always)]`:
     /// what is not inlined here is compiled for the baseline, and four times slower.
     #[inline(always)]

@@ -18,17 +18,21 @@ mod math;
 mod matrix;
 mod network;
 mod rows;
+mod screen;
 mod tokens;
 mod weights;
 mod workspace;
 
 pub use self::level::Level;
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use self::head::Head;
 use self::network::Network;
+use self::screen::Panels;
 use self::tokens::Tokens;
 use self::weights::Places;
-use self::workspace::{Lent, Pool, ensure};
+use self::workspace::{Keep, Lent, Pool, ensure};
 use crate::reference::check_batch;
 use crate::{Backend, BertConfig, Dropout, Error, Forward, Parameters, Result, TokenBatch};
 
@@ -37,11 +41,15 @@ pub struct CpuBackend {
     config: BertConfig,
     level: Level,
     pool: Pool,
+    is_checkpointing: bool,
+    /// The decoder in 8 bits, of the parameters that were screened last.
+    panels: Mutex<Option<Arc<Panels>>>,
 }
 
 /// What a forward keeps for its backward.
 struct State {
     workspace: Lent,
+    keep: Keep,
     /// The batch's.
     offsets: Vec<usize>,
     dropout: Option<Dropout>,
@@ -50,7 +58,13 @@ struct State {
 impl CpuBackend {
     /// A backend for one shape, with the widest vector instructions of this machine.
     pub fn new(config: &BertConfig) -> Self {
-        Self { config: config.clone(), level: Level::best(), pool: Pool::default() }
+        Self {
+            config: config.clone(),
+            level: Level::best(),
+            pool: Pool::default(),
+            is_checkpointing: false,
+            panels: Mutex::default(),
+        }
     }
 
     /// With other vector instructions in the fused loops (the products choose their own). All give the same
@@ -70,6 +84,60 @@ impl CpuBackend {
     }
 }
 
+impl CpuBackend {
+    /// The decoder in 8 bits for these parameters.
+    fn panels(&self, parameters: &Parameters, places: &Places) -> Arc<Panels> {
+        let mut kept = self.panels.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(panels) if panels.version == parameters.version() => Arc::clone(panels),
+            _ => {
+                let decoder = &parameters.data()[places.words.clone()];
+                let panels = Panels::new(self.level, parameters.version(), decoder, self.config.hidden_size);
+                Arc::clone(kept.insert(Arc::new(panels)))
+            }
+        }
+    }
+
+    /// `screened`: only entries above zero and the documents' own tokens have to be right.
+    fn run(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        dropout: Option<Dropout>,
+        keep: bool,
+        screened: bool,
+    ) -> Result<Forward> {
+        check_batch(&self.config, batch)?;
+        let places = Places::new(&self.config, parameters)?;
+        let mut workspace = self.pool.lend();
+        let tokens = Tokens::new(batch, dropout);
+        let keep = match (keep, self.is_checkpointing) {
+            (false, _) => Keep::Nothing,
+            (true, false) => Keep::Activations,
+            (true, true) => Keep::Inputs,
+        };
+        let (mut pooled, mut argmax) = (Vec::new(), Vec::new());
+        if tokens.len() > 0 {
+            self.network(parameters, &places, &tokens).forward(&mut workspace.workspace, keep);
+            let rows = &workspace.workspace.hidden[0][..tokens.len() * self.config.hidden_size];
+            let (decoder, bias) =
+                (&parameters.data()[places.words.clone()], &parameters.data()[places.decoder_bias.clone()]);
+            let documents = tokens.documents();
+            let head = self.head(&documents);
+            let own: Vec<&[u32]> = (0..batch.documents()).map(|document| batch.document(document)).collect();
+            let positive = (screened && screen::is_available(self.level))
+                .then(|| head.forward_positive(rows, decoder, bias, &self.panels(parameters, &places), &own))
+                .flatten();
+            (pooled, argmax) = positive.unwrap_or_else(|| head.forward(rows, decoder, bias));
+        }
+        let state = (keep != Keep::Nothing).then(|| {
+            let state = State { workspace, keep, offsets: batch.offsets.clone(), dropout };
+            Box::new(state) as Box<dyn std::any::Any + Send>
+        });
+        Ok(Forward { pooled, argmax, state })
+    }
+}
+
 impl Backend for CpuBackend {
     fn forward(
         &self,
@@ -78,21 +146,22 @@ impl Backend for CpuBackend {
         dropout: Option<Dropout>,
         keep: bool,
     ) -> Result<Forward> {
-        check_batch(&self.config, batch)?;
-        let places = Places::new(&self.config, parameters)?;
-        let mut workspace = self.pool.lend();
-        let tokens = Tokens::new(batch, dropout);
-        let (mut pooled, mut argmax) = (Vec::new(), Vec::new());
-        if tokens.len() > 0 {
-            self.network(parameters, &places, &tokens).forward(&mut workspace.workspace, keep);
-            let rows = &workspace.workspace.hidden[0][..tokens.len() * self.config.hidden_size];
-            let (decoder, bias) = (&parameters.data()[places.words], &parameters.data()[places.decoder_bias]);
-            (pooled, argmax) = self.head(&tokens.documents()).forward(rows, decoder, bias);
-        }
-        let state = keep.then(|| {
-            Box::new(State { workspace, offsets: batch.offsets.clone(), dropout }) as Box<dyn std::any::Any + Send>
-        });
-        Ok(Forward { pooled, argmax, state })
+        self.run(parameters, batch, dropout, keep, false)
+    }
+
+    fn forward_positive(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<Forward> {
+        self.run(parameters, batch, dropout, keep, true)
+    }
+
+    fn checkpoint_activations(&mut self, is_checkpointing: bool) -> Result<()> {
+        self.is_checkpointing = is_checkpointing;
+        Ok(())
     }
 
     fn backward(
@@ -138,7 +207,7 @@ impl Backend for CpuBackend {
         head.backward_bias(grad_pooled, &mut gradient[places.decoder_bias.clone()]);
         let stream = ensure(&mut workspace.hidden[0], hidden);
         head.backward_rows(&forward.argmax, grad_pooled, &parameters.data()[places.words.clone()], stream);
-        network.backward(workspace, gradient);
+        network.backward(workspace, state.keep, gradient);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::matrix::{Mat, MatMut, Store, Threads, product};
 use super::rows::{Before, NOTHING, NormWeights, bias_gelu, fill_with_bias, norm};
 use super::tokens::{NO_MASKS, Tokens};
 use super::weights::{Layer, Linear, Norm, Places};
-use super::workspace::{LayerActivations, Workspace, ensure};
+use super::workspace::{Keep, LayerActivations, Workspace, ensure};
 use crate::BertConfig;
 use crate::dropout::Site;
 
@@ -63,14 +63,16 @@ impl<'a> Network<'a> {
         product(&mut dw, Store::Sum, dy.t(), Mat::new(x, rows, linear.inner), 1.0, Threads::All);
     }
 
-    /// The head's transformed rows `[T, H]`, which end up in the workspace's first hidden scratch. With `keep`
-    /// every layer has activations of its own, else one set serves all.
-    pub(super) fn forward(&self, workspace: &mut Workspace, keep: bool) {
+    /// The head's transformed rows `[T, H]`, which end up in the workspace's first hidden scratch.
+    pub(super) fn forward(&self, workspace: &mut Workspace, keep: Keep) {
         let rows = self.tokens.len();
         let (hidden, wide) = (rows * self.config.hidden_size, rows * self.config.intermediate_size);
-        let kept = if keep { self.places.layers.len() } else { 1 };
+        let kept = if keep == Keep::Activations { self.places.layers.len() } else { 1 };
         if workspace.layers.len() < kept {
             workspace.layers.resize_with(kept, LayerActivations::default);
+        }
+        if keep == Keep::Inputs {
+            workspace.inputs.resize_with(self.places.layers.len() + 1, Vec::new);
         }
         let [x, y, _] = &mut workspace.hidden;
         let (x, y) = (ensure(x, hidden), ensure(y, hidden));
@@ -82,8 +84,14 @@ impl<'a> Network<'a> {
         let weights = self.norm_weights(&self.places.embedding_norm);
         norm(self.level, normed, rows, NOTHING, weights, &self.tokens.hidden_masks(0, Site::Embedding), x);
         for (number, layer) in self.places.layers.iter().enumerate() {
-            let acts = &mut workspace.layers[if keep { number } else { 0 }];
+            if keep == Keep::Inputs {
+                ensure(&mut workspace.inputs[number], hidden).copy_from_slice(x);
+            }
+            let acts = &mut workspace.layers[if keep == Keep::Activations { number } else { 0 }];
             self.layer_forward(number, layer, acts, x, y, g);
+        }
+        if keep == Keep::Inputs {
+            ensure(&mut workspace.inputs[self.places.layers.len()], hidden).copy_from_slice(x);
         }
         let transform = &self.places.transform;
         let u = ensure(&mut workspace.transform, hidden);
@@ -95,7 +103,7 @@ impl<'a> Network<'a> {
     }
 
     /// x becomes the layer's output; y and g are scratch.
-    fn layer_forward(
+    pub(super) fn layer_forward(
         &self,
         number: usize,
         layer: &Layer,

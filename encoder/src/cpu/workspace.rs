@@ -36,12 +36,25 @@ pub(super) struct LayerActivations {
     pub(super) output_norm: Normed,
 }
 
+/// What a forward keeps for its backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Nothing: no backward follows.
+    Nothing,
+    /// The input of every layer; the backward makes a layer's activations again (activation checkpointing).
+    Inputs,
+    /// All activations.
+    Activations,
+}
+
 /// All buffers of one forward and its backward. They only grow.
 #[derive(Default)]
 pub(super) struct Workspace {
     pub(super) embedding_norm: Normed,
-    /// One for each layer, or a single one when nothing is kept.
+    /// One for each layer with [`Keep::Activations`], else a single one.
     pub(super) layers: Vec<LayerActivations>,
+    /// With [`Keep::Inputs`] the input of each layer and the output of the last, `[T, H]` each.
+    pub(super) inputs: Vec<Vec<f32>>,
     /// The head's transform before its GELU, `[T, H]`.
     pub(super) transform: Vec<f32>,
     pub(super) transform_norm: Normed,

@@ -7,7 +7,7 @@ use nsparse_core::Fault;
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong while a model is exported or a package read back.
+/// What can go wrong while a model is exported, a package read back, or onnxruntime asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Files and data.
@@ -34,6 +34,16 @@ pub enum Error {
         /// What to do about it.
         hint: String,
     },
+    /// onnxruntime is missing, or refused something.
+    #[error("{message}")]
+    Runtime {
+        /// What was tried, and onnxruntime's answer.
+        message: String,
+        /// What to do about it.
+        hint: String,
+        /// Whose fault it is: a library that was named and is not there is the caller's.
+        fault: Fault,
+    },
 }
 
 impl Error {
@@ -53,6 +63,7 @@ impl Error {
             Self::Core(e) => e.fault(),
             Self::Model(e) => e.fault(),
             Self::Package { .. } | Self::Export { .. } => Fault::Usage,
+            Self::Runtime { fault, .. } => *fault,
         }
     }
 
@@ -61,7 +72,7 @@ impl Error {
         match self {
             Self::Core(e) => e.hint(),
             Self::Model(e) => e.hint(),
-            Self::Package { hint, .. } | Self::Export { hint, .. } => Some(hint.clone()),
+            Self::Package { hint, .. } | Self::Export { hint, .. } | Self::Runtime { hint, .. } => Some(hint.clone()),
         }
     }
 }

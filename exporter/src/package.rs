@@ -13,7 +13,7 @@ use nsparse_core::{DocumentTemplate, TokenId};
 use serde::{Deserialize, Serialize};
 
 pub use read::Package;
-pub use write::export;
+pub use write::{export, export_as};
 
 use crate::{Error, Result};
 
@@ -30,6 +30,42 @@ pub const QUERY_WINDOW: usize = MAX_QUERY_PIECES + 2;
 /// Tokens that ML Commons reads of a document at most, whatever `tokenizer.json` says (DJL's default).
 pub const MAX_DOCUMENT_TOKENS: usize = 512;
 
+/// In which form the document encoder's graph is written, by ML Commons' names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelFormat {
+    /// For libtorch.
+    #[default]
+    #[serde(rename = "TORCH_SCRIPT")]
+    TorchScript,
+    /// For onnxruntime.
+    #[serde(rename = "ONNX")]
+    Onnx,
+}
+
+impl ModelFormat {
+    /// `TORCH_SCRIPT` or `ONNX`: what a register body says.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TorchScript => "TORCH_SCRIPT",
+            Self::Onnx => "ONNX",
+        }
+    }
+
+    /// `pt` or `onnx`: how the file's name ends.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::TorchScript => "pt",
+            Self::Onnx => "onnx",
+        }
+    }
+
+    /// For a manifest, which does not say what was there before there was a choice.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_torchscript(&self) -> bool {
+        *self == Self::TorchScript
+    }
+}
+
 /// What ML Commons is told when a model is registered. The deployer adds `total_chunks` and, where there is
 /// one, `model_group_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +75,7 @@ pub struct RegisterBody {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Always `TORCH_SCRIPT`; the query side has no model file, but the field is required.
+    /// `TORCH_SCRIPT` or `ONNX`; the query side has no model file, but the field is required.
     pub model_format: String,
     /// `SPARSE_ENCODING` for documents, `SPARSE_TOKENIZE` for queries.
     pub function_name: String,
@@ -65,6 +101,18 @@ pub struct Part {
     pub bytes: u64,
 }
 
+/// The `.onnx` beside the manifest: the same as in the document encoder's zip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxFile {
+    /// The file's name.
+    pub file: String,
+    /// Its sha256, in lower-case hex.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
 /// `package.json`: what belongs together, and what the model computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +123,9 @@ pub struct Manifest {
     pub name: String,
     /// The package's version.
     pub version: String,
+    /// In which form the document encoder is; TorchScript where nothing is said.
+    #[serde(default, skip_serializing_if = "ModelFormat::is_torchscript")]
+    pub model_format: ModelFormat,
     /// How a pooled logit becomes a weight.
     pub activation: Activation,
     /// Tokens of a document that are read, special ones included.
@@ -89,6 +140,9 @@ pub struct Manifest {
     pub document: Part,
     /// The query side.
     pub query: Part,
+    /// The document encoder's graph as a file of its own, where it is ONNX.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<OnnxFile>,
     /// Version of nsparse that wrote it.
     pub nsparse_version: String,
 }

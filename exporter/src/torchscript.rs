@@ -14,7 +14,7 @@ use std::path::Path;
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{TokenId, files};
-use nsparse_encoder::{BertConfig, Parameters, parameter_shapes};
+use nsparse_encoder::{BertConfig, Parameters};
 use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
@@ -22,7 +22,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 use crate::error::zip_error;
 use crate::pickle::{self, Value};
 use crate::quiet::Quiet;
-use crate::{Error, Result};
+use crate::{Error, Result, parts};
 
 /// The folder that all entries lie under.
 const ROOT: &str = "encoder";
@@ -90,34 +90,11 @@ impl TorchScript<'_> {
 
     /// All tensors in the order of their attributes, checked.
     fn entries(&self) -> Result<Vec<Entry<'_>>> {
-        self.config.validate()?;
-        let mut entries = Vec::new();
-        for (name, shape) in parameter_shapes(self.config) {
-            let values = self.parameters.get(&name)?;
-            let found = self.parameters.spec(&name).map(|s| s.shape.clone()).unwrap_or_default();
-            if found != shape {
-                return Err(Error::export(
-                    format!("Parameter `{name}` has shape {found:?}, but config.json asks for {shape:?}"),
-                    "config.json and model.safetensors must come from the same model",
-                ));
-            }
-            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-                return Err(Error::export(
-                    format!("Parameter `{name}` has the value {} at index {at}: the model is broken", values[at]),
-                    "export an earlier checkpoint, or train again with a lower learning rate",
-                ));
-            }
-            entries.push(Entry { attribute: attribute(&name), shape, values: values.into() });
-        }
-        let mut keep = vec![1.0; self.config.vocab_size];
-        for &id in self.zeroed {
-            *keep.get_mut(id as usize).ok_or_else(|| {
-                Error::export(
-                    format!("Token id {id} is to be zeroed, but the model has {} entries", self.config.vocab_size),
-                    "tokenizer.json and config.json must have the same vocabulary size",
-                )
-            })? = 0.0;
-        }
+        let mut entries: Vec<Entry<'_>> = parts::parameters(self.config, self.parameters)?
+            .into_iter()
+            .map(|(name, shape, values)| Entry { attribute: attribute(&name), shape, values: values.into() })
+            .collect();
+        let keep = parts::keep(self.config, self.zeroed)?;
         entries.push(Entry { attribute: KEEP.to_owned(), shape: vec![keep.len()], values: keep.into() });
         let bytes: u64 = entries.iter().map(|e| e.values.len() as u64 * 4).sum();
         if bytes > MAX_BYTES {

@@ -9,7 +9,9 @@ use nsparse_core::{IdfTable, QueryEncoder, TextTokenizer, files};
 use serde::de::DeserializeOwned;
 use zip::ZipArchive;
 
-use super::{IDF, MANIFEST, Manifest, Part, QUERY_WINDOW, RegisterBody, TOKENIZER, check_name, check_version};
+use super::{
+    IDF, MANIFEST, Manifest, ModelFormat, Part, QUERY_WINDOW, RegisterBody, TOKENIZER, check_name, check_version,
+};
 use crate::{Error, Result};
 
 const EXPORT_AGAIN: &str = "make the package again with `nsparse export`";
@@ -22,6 +24,7 @@ pub struct Package {
     document: RegisterBody,
     query: RegisterBody,
     encoder: QueryEncoder,
+    model_file: String,
 }
 
 impl Package {
@@ -29,7 +32,7 @@ impl Package {
     ///
     /// # Errors
     /// If a file is missing, is no zip, or has changed since the export; if an entry is missing in a zip or
-    /// there is not exactly one `.pt`; if tokenizer and idf table disagree, or the two zips do; if a register
+    /// there is not exactly one `.pt` or `.onnx`; if tokenizer and idf table disagree, or the two zips do; if a register
     /// body does not belong to its zip.
     pub fn open(path: &Path) -> Result<Self> {
         let folder = if path.file_name().is_some_and(|n| n == MANIFEST) && !path.is_dir() {
@@ -58,7 +61,7 @@ impl Package {
         check_version(&manifest.version)?;
 
         let document = Opened::open(folder, &manifest, &manifest.document, "SPARSE_ENCODING")?;
-        document.check_archive()?;
+        document.check_archive(manifest.model_format)?;
         document.check_window(manifest.max_tokens)?;
         let query = Opened::open(folder, &manifest, &manifest.query, "SPARSE_TOKENIZE")?;
         query.check_window(QUERY_WINDOW)?;
@@ -73,7 +76,15 @@ impl Package {
             ));
         }
         let encoder = QueryEncoder::new(query.tokenizer, query.idf)?;
-        Ok(Self { folder: folder.to_path_buf(), document: document.body, query: query.body, encoder, manifest })
+        let model_file = document.names.iter().find(|name| is_model(&name.as_str())).cloned().unwrap_or_default();
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            document: document.body,
+            query: query.body,
+            encoder,
+            manifest,
+            model_file,
+        })
     }
 
     /// The folder.
@@ -94,6 +105,22 @@ impl Package {
     /// The query side's zip.
     pub fn query_zip(&self) -> PathBuf {
         self.folder.join(&self.manifest.query.zip)
+    }
+
+    /// Copies the document encoder's graph, `.pt` or `.onnx`, out of its zip.
+    ///
+    /// # Errors
+    /// If it cannot be read, or the disk fails.
+    pub fn extract_model(&self, to: &Path) -> Result<()> {
+        let path = self.document_zip();
+        let file = File::open(&path).map_err(|e| nsparse_core::Error::io("read", &path, e))?;
+        let broken =
+            |e: &dyn std::fmt::Display| Error::package(&path, format!("{}: {e}", self.model_file), EXPORT_AGAIN);
+        let mut zip = ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| broken(&e))?;
+        let mut entry = zip.by_name(&self.model_file).map_err(|e| broken(&e))?;
+        Ok(files::write_atomic(to, |out| {
+            std::io::copy(&mut entry, out).map(drop).map_err(|e| nsparse_core::Error::io("write", to, e))
+        })?)
     }
 
     /// What the document encoder is registered with.
@@ -164,11 +191,14 @@ impl Opened {
         })?;
         let register = folder.join(&part.register);
         let body: RegisterBody = files::read_json(&register)?;
-        let side = if function == "SPARSE_ENCODING" { "document" } else { "query" };
+        let (side, format) = match function {
+            "SPARSE_ENCODING" => ("document", manifest.model_format),
+            _ => ("query", ModelFormat::TorchScript),
+        };
         let wanted = RegisterBody {
             name: format!("{}-{side}", manifest.name),
             version: manifest.version.clone(),
-            model_format: "TORCH_SCRIPT".to_owned(),
+            model_format: format.name().to_owned(),
             function_name: function.to_owned(),
             model_content_hash_value: sha256,
             model_content_size_in_bytes: bytes,
@@ -188,14 +218,14 @@ impl Opened {
         Ok(Self { path, names, window, tokenizer, idf, body })
     }
 
-    /// ML Commons takes exactly one `.pt`, and it must lie at the root.
-    fn check_archive(&self) -> Result<()> {
-        let archives: Vec<&str> = self.names.iter().map(String::as_str).filter(is_archive).collect();
-        match archives.as_slice() {
-            [one] if !one.contains('/') => Ok(()),
+    /// ML Commons takes exactly one model file, and it must lie at the root.
+    fn check_archive(&self, format: ModelFormat) -> Result<()> {
+        let models: Vec<&str> = self.names.iter().map(String::as_str).filter(is_model).collect();
+        match models.as_slice() {
+            [one] if !one.contains('/') && has_extension(one, format.extension()) => Ok(()),
             found => Err(Error::package(
                 &self.path,
-                format!("it must hold exactly one .pt file, at its root; it holds {found:?}"),
+                format!("it must hold exactly one .{} file, at its root; it holds {found:?}", format.extension()),
                 EXPORT_AGAIN,
             )),
         }
@@ -216,8 +246,12 @@ impl Opened {
 }
 
 /// Whether ML Commons takes an entry for a model: by its exact suffix.
-fn is_archive(name: &&str) -> bool {
-    Path::new(name).extension().is_some_and(|e| e == "pt")
+fn is_model(name: &&str) -> bool {
+    [ModelFormat::TorchScript, ModelFormat::Onnx].iter().any(|format| has_extension(name, format.extension()))
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name).extension().is_some_and(|e| e == extension)
 }
 
 /// The bytes of an entry at the root of a zip.

@@ -4,31 +4,41 @@ use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
 use nsparse_core::model_dir::{Activation, ModelDir};
-use nsparse_core::{QueryEncoder, TokenId, files};
-use nsparse_encoder::BertMlm;
+use nsparse_core::{QueryEncoder, files};
 use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::{
-    ExportReport, IDF, LICENSE, MANIFEST, MAX_DOCUMENT_TOKENS, Manifest, Part, QUERY_WINDOW, RegisterBody, TOKENIZER,
-    base_name, check_name, check_version,
+    ExportReport, IDF, LICENSE, MANIFEST, MAX_DOCUMENT_TOKENS, Manifest, ModelFormat, OnnxFile, Part, QUERY_WINDOW,
+    RegisterBody, TOKENIZER, base_name, check_name, check_version,
 };
 use crate::error::zip_error;
 use crate::quiet::Quiet;
-use crate::{Error, Result, TorchScript};
+use crate::source::DocumentSide;
+use crate::{Error, Result};
+
+/// As [`export_as`], with the document encoder as TorchScript.
+///
+/// # Errors
+/// As [`export_as`].
+pub fn export(model_dir: &Path, out: &Path, name: &str, version: &str) -> Result<ExportReport> {
+    export_as(model_dir, out, name, version, ModelFormat::TorchScript)
+}
 
 /// Exports a model directory as a package into the folder `out`: `<name>-document.zip`, `<name>-query.zip`,
-/// their register bodies as `.json`, and `package.json`. All files are made aside first, so that a package
-/// that lies there already stays whole if anything fails.
+/// their register bodies as `.json`, and `package.json`; as ONNX also `<name>.onnx` and the `tokenizer.json` that
+/// cuts texts at the model's window, as onnxruntime and a tokenizer library take them. All files are made aside
+/// first, so that a package that lies there already stays whole if anything fails.
 ///
 /// # Errors
 /// If the name or version cannot be used, the model misses a file (`idf.json` too), its head is untrained, its
-/// parts do not fit together, or the disk fails.
-pub fn export(model_dir: &Path, out: &Path, name: &str, version: &str) -> Result<ExportReport> {
+/// parts do not fit together, it is too large for the form, or the disk fails.
+pub fn export_as(model_dir: &Path, out: &Path, name: &str, version: &str, format: ModelFormat) -> Result<ExportReport> {
     check_name(name)?;
     check_version(version)?;
     let source = Source::load(model_dir)?;
+    let side = &source.document;
     std::fs::create_dir_all(out).map_err(|e| nsparse_core::Error::io("create", out, e))?;
     let aside = tempfile::Builder::new()
         .prefix(".nsparse-")
@@ -37,61 +47,71 @@ pub fn export(model_dir: &Path, out: &Path, name: &str, version: &str) -> Result
         .map_err(|e| nsparse_core::Error::io("create", out, e))?;
     let base = base_name(name);
 
-    let archive = aside.path().join(format!("{base}.pt"));
-    TorchScript {
-        config: &source.model.config,
-        parameters: &source.model.parameters,
-        zeroed: &source.zeroed,
-        activation: source.activation,
+    let archive = aside.path().join(format!("{base}.{}", format.extension()));
+    match format {
+        ModelFormat::TorchScript => side.torchscript().save(&archive)?,
+        ModelFormat::Onnx => side.onnx().save(&archive)?,
     }
-    .save(&archive)?;
 
-    let tokenizer = source.query.tokenizer();
+    let tokenizer = &side.tokenizer;
     let idf = to_json(&source.query.idf().to_map(tokenizer), model_dir)?;
-    let document_tokenizer = tokenizer.to_json(source.max_tokens)?;
+    let document_tokenizer = tokenizer.to_json(side.max_tokens)?;
     let query_tokenizer = tokenizer.to_json(QUERY_WINDOW)?;
     let texts =
         |tokenizer: &str| [(TOKENIZER, tokenizer.to_owned()), (IDF, idf.clone()), (LICENSE, source.license.clone())];
-    let activation = match source.activation {
+    let activation = match side.activation {
         Activation::Splade => "ln(1+relu)",
         Activation::L0 => "ln(1+ln(1+relu))",
     };
     let document = Planned {
         stem: format!("{base}-document"),
         model: format!("{name}-document"),
+        format,
         function: "SPARSE_ENCODING",
         description: format!(
             "Document side of a doc-only sparse model, made by nsparse: {activation}, {} tokens",
-            source.max_tokens
+            side.max_tokens
         ),
     };
     let query = Planned {
         stem: format!("{base}-query"),
         model: format!("{name}-query"),
+        format: ModelFormat::TorchScript,
         function: "SPARSE_TOKENIZE",
         description: "Query side of a doc-only sparse model, made by nsparse: tokenizer and idf table".to_owned(),
     };
     let document = document.write(aside.path(), version, &texts(&document_tokenizer), Some(&archive))?;
     let query = query.write(aside.path(), version, &texts(&query_tokenizer), None)?;
+    let onnx = match format {
+        ModelFormat::TorchScript => None,
+        ModelFormat::Onnx => {
+            files::write_bytes(&aside.path().join(TOKENIZER), document_tokenizer.as_bytes())?;
+            let (sha256, bytes) = files::sha256_file(&archive)?;
+            Some(OnnxFile { file: format!("{base}.onnx"), sha256, bytes })
+        }
+    };
     let manifest = Manifest {
         format: 1,
         name: name.to_owned(),
         version: version.to_owned(),
-        activation: source.activation,
-        max_tokens: source.max_tokens,
-        template: source.template,
-        vocabulary: source.model.config.vocab_size,
-        zeroed_ids: source.zeroed,
+        model_format: format,
+        activation: side.activation,
+        max_tokens: side.max_tokens,
+        template: side.template.clone(),
+        vocabulary: side.model.config.vocab_size,
+        zeroed_ids: side.zeroed.clone(),
         document,
         query,
+        onnx,
         nsparse_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     files::write_json(&aside.path().join(MANIFEST), &manifest)?;
 
     // The manifest comes last: until then the old one names the hashes of what it belongs to.
     let parts = [&manifest.document, &manifest.query];
-    let names = parts.iter().flat_map(|p| [p.zip.as_str(), p.register.as_str()]).chain([MANIFEST]);
-    for file in names {
+    let names = parts.iter().flat_map(|p| [p.zip.as_str(), p.register.as_str()]);
+    let bare = manifest.onnx.iter().flat_map(|onnx| [onnx.file.as_str(), TOKENIZER]);
+    for file in names.chain(bare).chain([MANIFEST]) {
         let place = out.join(file);
         std::fs::rename(aside.path().join(file), &place).map_err(|e| nsparse_core::Error::io("write", &place, e))?;
     }
@@ -105,19 +125,15 @@ pub fn export(model_dir: &Path, out: &Path, name: &str, version: &str) -> Result
 
 /// All that goes into a package, checked against each other.
 struct Source {
-    model: BertMlm,
+    document: DocumentSide,
     query: QueryEncoder,
-    zeroed: Vec<TokenId>,
-    activation: Activation,
-    max_tokens: usize,
-    template: nsparse_core::DocumentTemplate,
     license: String,
 }
 
 impl Source {
     fn load(folder: &Path) -> Result<Self> {
         let dir = ModelDir::open(folder)?;
-        let facts = dir.facts()?;
+        dir.facts()?;
         if !dir.file("idf.json").is_file() {
             return Err(Error::export(
                 format!("`{}` has no idf.json: queries would have no weights", folder.display()),
@@ -125,52 +141,11 @@ impl Source {
             ));
         }
         let query = dir.query_encoder()?;
-        // The seed would make a head where there is none; such a model is refused.
-        let model = BertMlm::load(folder, 0)?;
-        if model.head_is_new {
-            return Err(Error::export(
-                format!(
-                    "`{}` is an encoder without a trained head: its document vectors mean nothing",
-                    folder.display()
-                ),
-                "train it first: `nsparse train CONFIG --set model.path=FOLDER`",
-            ));
-        }
-        let (strings, rows) = (query.tokenizer().vocabulary().len(), model.config.vocab_size);
-        if strings > rows {
-            return Err(Error::export(
-                format!("tokenizer.json has {strings} entries, but the model only {rows} (vocab_size in config.json)"),
-                "tokenizer.json must be the one that the model was trained with",
-            ));
-        }
-        let most = MAX_DOCUMENT_TOKENS.min(model.config.max_position_embeddings);
-        if !(3..=most).contains(&facts.max_tokens) {
-            return Err(Error::export(
-                format!("max_tokens in nsparse.json is {}; it must lie between 3 and {most}", facts.max_tokens),
-                format!(
-                    "the model has {} positions, and ML Commons reads {MAX_DOCUMENT_TOKENS} tokens at most",
-                    model.config.max_position_embeddings
-                ),
-            ));
-        }
-        let mut zeroed = dir.zeroed_ids()?;
-        // Rows beyond the vocabulary (padded embedding tables) have no string to be indexed under.
-        zeroed.extend(strings as TokenId..rows as TokenId);
-        zeroed.sort_unstable();
-        zeroed.dedup();
         let license = match dir.file(LICENSE) {
             path if path.is_file() => files::read_text(&path)?,
             _ => license_note(),
         };
-        Ok(Self {
-            model,
-            query,
-            zeroed,
-            activation: facts.activation,
-            max_tokens: facts.max_tokens,
-            template: facts.template,
-            license,
-        })
+        Ok(Self { document: DocumentSide::load(folder, MAX_DOCUMENT_TOKENS)?, query, license })
     }
 }
 
@@ -186,6 +161,7 @@ fn license_note() -> String {
 struct Planned {
     stem: String,
     model: String,
+    format: ModelFormat,
     function: &'static str,
     description: String,
 }
@@ -208,7 +184,7 @@ impl Planned {
         let body = RegisterBody {
             name: self.model,
             version: version.to_owned(),
-            model_format: "TORCH_SCRIPT".to_owned(),
+            model_format: self.format.name().to_owned(),
             function_name: self.function.to_owned(),
             model_content_hash_value: sha256.clone(),
             model_content_size_in_bytes: bytes,

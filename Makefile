@@ -4,7 +4,7 @@
 CARGO ?= cargo
 NSPARSE := target/release/nsparse
 
-.PHONY: help build quickstart test test-data lint doc deny check cuda test-cuda clean
+.PHONY: help build quickstart test test-data lint doc deny check cuda check-cuda test-cuda clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,15 @@ deny: ## Licences, bans and sources of all dependencies
 	$(CARGO) deny check bans licenses sources
 
 check: lint doc deny ## Everything that needs no run
+
+cuda: ## The program with CUDA: target/cuda/nsparse; needs no GPU (docs/cuda.md)
+	scripts/cuda-build.sh build
+
+check-cuda: ## Lints and GPU-less tests of the CUDA build
+	scripts/cuda-build.sh check
+
+test-cuda: ## Tests and a benchmark on a GPU; fails where there is none
+	scripts/cuda-build.sh test
 
 clean: ## Remove what was built and what quickstart wrote
 	$(CARGO) clean

@@ -205,7 +205,7 @@ pub trait Backend: Send {
     /// If this backend cannot and was asked to.
     fn checkpoint_activations(&mut self, is_checkpointing: bool) -> Result<()> {
         if is_checkpointing {
-            return Err(Error::Model("activation checkpointing is there on the device cpu only".to_owned()));
+            return Err(Error::Model("this backend cannot compute activations again".to_owned()));
         }
         Ok(())
     }

@@ -262,5 +262,4 @@ fn recomputed_activations_give_the_same_bits() {
         backend.checkpoint_activations(true).expect("the CPU can");
         assert!(bits(&backend, &model, &batch) == expected, "{lengths:?}");
     }
-    assert!(CandleBackend::cpu(&config).checkpoint_activations(true).is_err());
 }

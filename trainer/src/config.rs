@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nsparse_core::files;
+use nsparse_encoder::{Device, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -150,7 +151,10 @@ impl TrainConfig {
             return bad("data.max_tokens", "at least 3");
         }
         data.template.validate().map_err(|e| Error::config(format!("`data.template`: {e}")))?;
-        self.run.device.parse::<nsparse_encoder::Device>().map_err(|e| Error::config(format!("`run.device`: {e}")))?;
+        let device: Device = self.run.device.parse().map_err(|e| Error::config(format!("`run.device`: {e}")))?;
+        if device == Device::Cpu && self.run.precision == Some(Precision::Bf16) {
+            return bad("run.precision", "bf16 is for the device cuda; leave it out or use f32 with cpu");
+        }
         let c = &self.calibration;
         if c.when != When::Never && (c.active_dimensions == 0 || c.documents < 2) {
             return bad("calibration", "`active_dimensions` must be at least 1, `documents` at least 2");
@@ -328,6 +332,7 @@ mod tests {
             ("train.losses.infonce.temperature=0", "train.losses.infonce.temperature"),
             ("data.max_tokens=2", "data.max_tokens"),
             ("run.device=tpu", "run.device"),
+            ("run.precision=bf16", "run.precision"),
             ("model.random.hidden_size=8", "model"),
             ("warm_start.b=1.5", "warm_start.b"),
             ("data.template.pattern='{body}'", "data.template"),

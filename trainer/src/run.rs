@@ -406,8 +406,10 @@ pub(crate) fn load_model(config: &TrainConfig) -> Result<(BertMlm, TextTokenizer
 
 pub(crate) fn build_network(config: &TrainConfig, model: &BertMlm, tokenizer: &TextTokenizer) -> Result<Network> {
     let device: Device = config.run.device.parse()?;
-    let named = tokenizer.vocabulary().len();
-    Network::new(&model.config, device, config.model.activation, &tokenizer.weightless(), named)
+    let precision = config.run.precision.unwrap_or(device.default_precision());
+    let backend = nsparse_encoder::create_with(&model.config, device, precision)?;
+    let (vocab, named) = (model.config.vocab_size, tokenizer.vocabulary().len());
+    Ok(Network::with_backend(backend, vocab, config.model.activation, &tokenizer.weightless(), named))
 }
 
 /// The stages that have steps, in their order.

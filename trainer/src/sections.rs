@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{DocumentTemplate, IdfFormula};
+use nsparse_encoder::Precision;
 use serde::{Deserialize, Serialize};
 
 /// `run`: where the run lives and what it draws from.
@@ -16,13 +17,15 @@ pub struct RunSection {
     pub seed: u64,
     /// `cpu`, `cpu-reference`, `cuda` or `cuda:N`.
     pub device: String,
+    /// Matrix products in `f32` or `bf16`; without it bf16 on `cuda`, else f32. Parameters and gradients are f32.
+    pub precision: Option<Precision>,
     /// Every so many steps a line goes to `metrics.jsonl`; at least 1.
     pub log_every: usize,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { dir: PathBuf::from("runs/default"), seed: 42, device: "cpu".to_owned(), log_every: 1 }
+        Self { dir: PathBuf::from("runs/default"), seed: 42, device: "cpu".to_owned(), precision: None, log_every: 1 }
     }
 }
 

@@ -22,7 +22,8 @@ pub(crate) fn open(number: usize) -> Result<Device> {
     load_libraries(LIBRARIES.unwrap_or_default(), &folders())?;
     let device = Device::new_cuda(number).map_err(|e| {
         nsparse_core::Error::invalid_with_hint(
-            format!("GPU {number} cannot be used: {e}"),
+            // candle adds a backtrace below its message.
+            format!("GPU {number} cannot be used: {}", e.to_string().lines().next().unwrap_or_default()),
             "see `nvidia-smi` for the GPUs of this machine and its driver's CUDA version, or use the device cpu",
         )
     })?;
@@ -61,7 +62,8 @@ fn missing(name: &str, error: &libloading::Error) -> nsparse_core::Error {
         "set CUDA_HOME to a CUDA toolkit of the version that nsparse was built with, or call \
          `scripts/cuda-toolkit.sh run` in nsparse's sources, which brings its libraries; or use the device cpu"
     };
-    nsparse_core::Error::invalid_with_hint(format!("The library {name} cannot be loaded: {error}"), hint)
+    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    nsparse_core::Error::invalid_with_hint(format!("The library {name} cannot be loaded: {reason}"), hint)
 }
 
 /// Where libraries are looked for besides the system's own places.

@@ -289,6 +289,11 @@ impl Backend for CandleBackend {
         Ok(Forward { pooled, argmax, state })
     }
 
+    fn checkpoint_activations(&mut self, is_checkpointing: bool) -> Result<()> {
+        self.is_checkpointing = is_checkpointing;
+        Ok(())
+    }
+
     fn backward(
         &self,
         parameters: &Parameters,

@@ -77,10 +77,12 @@ pub(super) fn host(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
+/// Values that one thread adds at a time.
+const PART: usize = 1 << 16;
+
 /// Adds values of one length.
 pub(super) fn add(sum: &mut [f32], values: &[f32]) {
     debug_assert_eq!(sum.len(), values.len());
-    const PART: usize = 1 << 16;
     sum.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(sum, values)| {
         sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     });

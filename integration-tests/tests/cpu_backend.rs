@@ -19,6 +19,26 @@ fn forward_matches() {
 }
 
 #[test]
+fn last_hidden_states_match() {
+    let model = golden::tiny_bert();
+    let file = golden::GoldenFile::read("tiny-bert/outputs.safetensors");
+    let expected = file.f32("last_hidden_state");
+    let documents = golden::documents();
+    for backend in &golden_backends() {
+        let states = backend.hidden_states(&model.parameters, &TokenBatch::new(&documents)).expect("it succeeds");
+        let mut rest = &states[..];
+        for (document, ids) in documents.iter().enumerate() {
+            let (own, after) = rest.split_at(ids.len() * 32);
+            let start = document * 64 * 32;
+            let deviation = golden::max_difference(own, &expected[start..start + own.len()]);
+            assert!(deviation <= 2e-5, "document {document}: {deviation}");
+            rest = after;
+        }
+        assert!(rest.is_empty());
+    }
+}
+
+#[test]
 fn gradients_match() {
     for backend in &golden_backends() {
         golden::check_gradients(backend);

@@ -8,8 +8,8 @@
 //! loss over these documents is least. Where a logit is above the threshold it stays above it.
 
 use nsparse_core::{Cancel, Progress, TokenId};
-use nsparse_encoder::reference::CandleBackend;
-use nsparse_encoder::{BertMlm, Parameters};
+use nsparse_encoder::cpu::CpuBackend;
+use nsparse_encoder::{BertMlm, Parameters, TokenBatch};
 use rand::SeedableRng;
 use rand::seq::index;
 use serde::{Deserialize, Serialize};
@@ -61,10 +61,9 @@ pub fn prepare_head(
 ) -> Result<CalibrationReport> {
     let (section, seed) = (&config.calibration, config.run.seed);
     if section.fit_head {
-        let backend = CandleBackend::cpu(&model.config);
-        let last = model.config.num_hidden_layers;
+        let backend = CpuBackend::new(&model.config);
         let hidden = |parameters: &Parameters, ids: &[TokenId]| -> Result<Vec<f32>> {
-            Ok(backend.hidden_states(parameters, ids)?.swap_remove(last))
+            Ok(backend.hidden_states(parameters, &TokenBatch::new(&[ids]))?)
         };
         let (shape, parameters) = (&model.config, &mut model.parameters);
         crate::fit_head::fit_head(shape, parameters, documents, section.documents, seed, &hidden, cancel, progress)?;

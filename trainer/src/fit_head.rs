@@ -8,6 +8,7 @@
 //! `W = Yᵀ X (Xᵀ X + λ I)⁻¹`, with X `[N, H]` centred hidden states and Y `[N, H]` targets.
 
 use nsparse_core::{Cancel, Progress};
+use nsparse_encoder::cpu::transposed_product;
 use nsparse_encoder::{BertConfig, Parameters};
 use rand::SeedableRng;
 use rand::seq::index;
@@ -56,10 +57,13 @@ pub fn fit_head(
         cancel.check()?;
         let ids = documents.window(number);
         let states = hidden(parameters, ids)?;
-        for position in 1..ids.len().saturating_sub(1) {
-            let token = ids[position] as usize;
-            sums.add(&states[position * h..(position + 1) * h], &targets[token * h..(token + 1) * h]);
-        }
+        let inner = 1..ids.len().saturating_sub(1).max(1);
+        let wanted: Vec<f32> = ids[inner.clone()]
+            .iter()
+            .flat_map(|&id| &targets[id as usize * h..(id as usize + 1) * h])
+            .copied()
+            .collect();
+        sums.add(&states[inner.start * h..inner.end * h], &wanted);
         task.advance(1);
     }
     let (map, mean, spread) = sums.solve()?;
@@ -109,16 +113,24 @@ impl Sums {
         Self { h, n: 0.0, x: vec![0.0; h], y: vec![0.0; h], xx: vec![0.0; h * h], yx: vec![0.0; h * h] }
     }
 
+    /// The rows of one document: x `[n, H]` and y `[n, H]`. Products within a document are in single precision,
+    /// their sum is in double.
     fn add(&mut self, x: &[f32], y: &[f32]) {
         let h = self.h;
-        self.n += 1.0;
-        for i in 0..h {
-            let (xi, yi) = (f64::from(x[i]), f64::from(y[i]));
-            self.x[i] += xi;
-            self.y[i] += yi;
-            for (j, &xj) in x.iter().enumerate() {
-                self.xx[i * h + j] += xi * f64::from(xj);
-                self.yx[i * h + j] += yi * f64::from(xj);
+        let rows = x.len() / h;
+        self.n += rows as f64;
+        let columns = |sums: &mut [f64], x: &[f32]| {
+            for row in x.chunks_exact(h) {
+                for (sum, &x) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(x);
+                }
+            }
+        };
+        columns(&mut self.x, x);
+        columns(&mut self.y, y);
+        for (sums, left) in [(&mut self.xx, x), (&mut self.yx, y)] {
+            for (sum, product) in sums.iter_mut().zip(transposed_product(left, x, rows)) {
+                *sum += f64::from(product);
             }
         }
     }

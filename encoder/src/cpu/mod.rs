@@ -84,7 +84,34 @@ impl CpuBackend {
     }
 }
 
+/// yᵀ x, `[b, a]` row-major, of y `[rows, b]` and x `[rows, a]`, in f32 on all threads: moments for closed-form
+/// fits.
+pub fn transposed_product(y: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
+    if rows == 0 {
+        return Vec::new();
+    }
+    let (b, a) = (y.len() / rows, x.len() / rows);
+    let mut out = vec![0.0; a * b];
+    let y = matrix::Mat::new(y, rows, b).t();
+    let x = matrix::Mat::new(x, rows, a);
+    matrix::product(&mut matrix::MatMut::new(&mut out, b, a), matrix::Store::Fresh, y, x, 1.0, matrix::Threads::All);
+    out
+}
+
 impl CpuBackend {
+    /// The last layer's output `[T, H]`, before the head, without dropout.
+    ///
+    /// # Errors
+    /// If a shape does not fit.
+    pub fn hidden_states(&self, parameters: &Parameters, batch: &TokenBatch) -> Result<Vec<f32>> {
+        check_batch(&self.config, batch)?;
+        let places = Places::new(&self.config, parameters)?;
+        let mut workspace = self.pool.lend();
+        let tokens = Tokens::new(batch, None);
+        self.network(parameters, &places, &tokens).layers(&mut workspace.workspace, Keep::Nothing);
+        Ok(workspace.workspace.hidden[0][..tokens.len() * self.config.hidden_size].to_vec())
+    }
+
     /// The decoder in 8 bits for these parameters.
     fn panels(&self, parameters: &Parameters, places: &Places) -> Arc<Panels> {
         let mut kept = self.panels.lock().unwrap_or_else(PoisonError::into_inner);

@@ -65,6 +65,21 @@ impl<'a> Network<'a> {
 
     /// The head's transformed rows `[T, H]`, which end up in the workspace's first hidden scratch.
     pub(super) fn forward(&self, workspace: &mut Workspace, keep: Keep) {
+        self.layers(workspace, keep);
+        let rows = self.tokens.len();
+        let hidden = rows * self.config.hidden_size;
+        let x = &mut workspace.hidden[0][..hidden];
+        let transform = &self.places.transform;
+        let u = ensure(&mut workspace.transform, hidden);
+        self.linear(transform, x, u, Store::Fresh);
+        let normed = &mut workspace.transform_norm;
+        bias_gelu(self.level, u, self.bias(transform), ensure(&mut normed.rows, hidden));
+        let weights = self.norm_weights(&self.places.transform_norm);
+        norm(self.level, normed, rows, NOTHING, weights, &NO_MASKS, x);
+    }
+
+    /// The last layer's output `[T, H]`, which ends up in the workspace's first hidden scratch.
+    pub(super) fn layers(&self, workspace: &mut Workspace, keep: Keep) {
         let rows = self.tokens.len();
         let (hidden, wide) = (rows * self.config.hidden_size, rows * self.config.intermediate_size);
         let kept = if keep == Keep::Activations { self.places.layers.len() } else { 1 };
@@ -93,13 +108,6 @@ impl<'a> Network<'a> {
         if keep == Keep::Inputs {
             ensure(&mut workspace.inputs[self.places.layers.len()], hidden).copy_from_slice(x);
         }
-        let transform = &self.places.transform;
-        let u = ensure(&mut workspace.transform, hidden);
-        self.linear(transform, x, u, Store::Fresh);
-        let normed = &mut workspace.transform_norm;
-        bias_gelu(self.level, u, self.bias(transform), ensure(&mut normed.rows, hidden));
-        let weights = self.norm_weights(&self.places.transform_norm);
-        norm(self.level, normed, rows, NOTHING, weights, &NO_MASKS, x);
     }
 
     /// x becomes the layer's output; y and g are scratch.

@@ -5,7 +5,7 @@
 #   scripts/test.sh data     the tests on the data sets in NSPARSE_TEST_DATA (default ../shared/data)
 #
 # What needs root or installs something is done only with CI=true or NSPARSE_TEST_INSTALL=1; scripts/install-test-tools.sh
-# then brings Java, Maven and a container engine, and scripts/build-image.sh an image where none can be pulled.
+# then brings Java, Maven, pip and a container engine, and scripts/build-image.sh an image where none can be pulled.
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -27,6 +27,13 @@ if command -v mvn >/dev/null && [ "${java_version:-0}" -ge 11 ] && [ "${java_ver
     features="$features,nsparse/test-node"
 else
     leave_out "node, djl: a real OpenSearch and DJL need Java 11 to 21 and Maven (Debian: openjdk-17-jre-headless maven)"
+fi
+if [ -n "${ORT_DYLIB_PATH:-}" ] || ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime.sh); then
+    tests_of onnx
+    export ORT_DYLIB_PATH
+else
+    unset ORT_DYLIB_PATH
+    leave_out "onnx: onnxruntime comes through pip (Debian: python3-pip), or ORT_DYLIB_PATH names its library"
 fi
 data=${NSPARSE_TEST_DATA:-../shared/data}
 if [ "$what" = data ]; then

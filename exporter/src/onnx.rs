@@ -59,15 +59,7 @@ impl Onnx<'_> {
     /// zeroed id is not in the vocabulary, the file would pass 2 GiB, or the disk fails.
     pub fn save(&self, path: &Path) -> Result<()> {
         let file = self.file()?;
-        if file.bytes() > MAX_BYTES {
-            return Err(Error::export(
-                format!(
-                    "The model would make an ONNX file of {} bytes; such a file holds at most {MAX_BYTES}",
-                    file.bytes()
-                ),
-                "export a smaller model, or use --format torchscript (weights beside the file are not supported)",
-            ));
-        }
+        check_size(file.bytes())?;
         Ok(files::write_atomic(path, |out| file.write(out).map_err(|e| nsparse_core::Error::io("write", path, e)))?)
     }
 
@@ -114,6 +106,17 @@ impl Onnx<'_> {
         };
         Ok(bert.graph.finish(&[("nsparse.activation", activation.to_owned())]))
     }
+}
+
+/// Protobuf's limit, before anything is written.
+fn check_size(bytes: u64) -> Result<()> {
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(Error::export(
+        format!("The model would make an ONNX file of {bytes} bytes; such a file holds at most {MAX_BYTES}"),
+        "export a smaller model, or use --format torchscript (weights beside the file are not supported)",
+    ))
 }
 
 /// The network's parts, in the operators of opset 14.
@@ -288,5 +291,17 @@ impl<'a> Bert<'a> {
         let pooled: Vec<&str> = pooled.iter().map(String::as_str).collect();
         let pooled = self.graph.node("Concat", &pooled, &[Attribute::Int("axis", 1)]);
         self.node("Add", &[&pooled, "cls.predictions.bias"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_over_two_gibibytes_is_refused() {
+        assert!(check_size(MAX_BYTES).is_ok());
+        let refused = check_size(1 << 31);
+        assert!(refused.is_err_and(|e| e.to_string().contains("2147483648 bytes") && e.hint().is_some()));
     }
 }

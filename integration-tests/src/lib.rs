@@ -8,5 +8,6 @@ pub mod djl;
 pub mod golden;
 pub mod golden_losses;
 pub mod node;
+pub mod onnx_file;
 pub mod random_model;
 pub mod standin;

@@ -7,6 +7,7 @@ use nsparse_core::{TextTokenizer, files};
 use serde_json::Value;
 
 use super::state::Model;
+use crate::onnx_file::OnnxFile;
 
 /// A model that a node has loaded.
 pub(super) struct Loaded {
@@ -70,14 +71,16 @@ pub(super) fn load(id: &str, model: &Model, offline_natives: bool) -> Result<Loa
     Ok(Loaded { tokenizer, idf })
 }
 
-/// What libtorch and onnxruntime say about files that they cannot take, as far as it was recorded.
+/// What libtorch and onnxruntime say about files that they cannot take. A file that is no ONNX was not recorded:
+/// those words are onnxruntime's own.
 fn check_model(bytes: &[u8], format: &str) -> Result<(), String> {
-    let contains = |needle: &[u8]| bytes.windows(needle.len()).any(|w| w == needle);
     if format == "ONNX" {
-        if contains(b"input1.input_ids") && contains(b"input1.attention_mask") {
-            return Ok(());
-        }
-        return Err("Invalid input tensor name: input1.input_ids".to_owned());
+        let file = OnnxFile::parse(bytes).map_err(|_| "Load model failed:Protobuf parsing failed.".to_owned())?;
+        let is_missing = |name: &&str| file.inputs.iter().all(|input| input.name != *name);
+        return match ["input1.input_ids", "input1.attention_mask"].iter().copied().find(is_missing) {
+            None => Ok(()),
+            Some(name) => Err(format!("Invalid input tensor name: {name}")),
+        };
     }
     if bytes.starts_with(b"PK") {
         return Ok(());

@@ -1,5 +1,7 @@
 //! The layers in their order: the forward pass over one workspace.
 
+use rayon::prelude::*;
+
 use super::attention::Attention;
 use super::embedding;
 use super::level::Level;
@@ -10,6 +12,9 @@ use super::weights::{Layer, Linear, Norm, Places};
 use super::workspace::{Keep, LayerActivations, Workspace, ensure};
 use crate::BertConfig;
 use crate::dropout::Site;
+
+/// Outputs of a weight's gradient that one task has are a multiple of this: whole tiles of the product.
+const OUTPUTS: usize = 48;
 
 /// One batch on its way through the network.
 pub(super) struct Network<'a> {
@@ -55,12 +60,18 @@ impl<'a> Network<'a> {
         product(&mut dx, store, Mat::new(dy, rows, linear.out), self.weight(linear), 1.0, Threads::All);
     }
 
-    /// dL/dW += dL/dyᵀ x.
+    /// dL/dW += dL/dyᵀ x. Each thread has outputs of its own: the sum over rows is long, and `gemm` shares out such
+    /// a product badly.
     pub(super) fn linear_weight_gradient(&self, linear: &Linear, dy: &[f32], x: &[f32], gradient: &mut [f32]) {
         let rows = self.tokens.len();
-        let mut dw = MatMut::new(&mut gradient[linear.weight.clone()], linear.out, linear.inner);
-        let dy = Mat::new(dy, rows, linear.out);
-        product(&mut dw, Store::Sum, dy.t(), Mat::new(x, rows, linear.inner), 1.0, Threads::All);
+        let x = Mat::new(x, rows, linear.inner);
+        let per_task = linear.out.div_ceil(rayon::current_num_threads()).next_multiple_of(OUTPUTS).max(2 * OUTPUTS);
+        gradient[linear.weight.clone()].par_chunks_mut(per_task * linear.inner).enumerate().for_each(|(task, dw)| {
+            let outputs = task * per_task..linear.out.min((task + 1) * per_task);
+            let mut dw = MatMut::new(dw, outputs.len(), linear.inner);
+            let dy = Mat::part(dy, rows, linear.out, outputs);
+            product(&mut dw, Store::Sum, dy.t(), x, 1.0, Threads::One);
+        });
     }
 
     /// The head's transformed rows `[T, H]`, which end up in the workspace's first hidden scratch.

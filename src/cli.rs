@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::args::BenchArgs;
+
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
 ///
 /// A document is encoded by a neural model into weights over a vocabulary; a query is only tokenised and looked
@@ -81,6 +83,11 @@ pub(crate) enum Command {
     /// Show a text's vector as document and as query, heaviest terms first
     #[command(after_help = "Example:\n  nsparse inspect \"how large should a shard be\" --model quickstart/run/model")]
     Inspect(InspectArgs),
+    /// Measure this machine: training steps, encoding, searching, products
+    #[command(
+        after_help = "Examples:\n  nsparse bench train --layers 6 --hidden 384 --heads 12 --vocab 30522 --docs 16 --tokens 128\n  nsparse bench encode --model runs/scifact/model --data scifact --sample 600"
+    )]
+    Bench(BenchArgs),
 }
 
 /// Where the documents, queries and judgments come from.

@@ -2,6 +2,7 @@
 //!
 //! `main` only maps a result to an exit code; each command is a file in `commands/`.
 
+mod bench;
 mod cli;
 mod cluster_index;
 mod commands;
@@ -63,5 +64,6 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Search(args) => commands::search::run(&args, printer),
         Command::Eval(args) => commands::eval::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),
+        Command::Bench(args) => commands::bench::run(&args, printer),
     }
 }

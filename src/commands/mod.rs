@@ -1,5 +1,6 @@
 //! One command a file; each returns an exit status and prints through the `Printer` alone.
 
+pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod data;
 pub(crate) mod deploy;

@@ -1,5 +1,8 @@
 //! Random training data for measurements: a tokenizer of made-up words, documents of random tokens, and queries that
-//! each have one positive and one hard negative. It costs what real data cost and teaches nothing.
+//! each have one positive and one hard negative; sparse vectors for an index. They cost what real data cost and
+//! teach nothing.
+
+use std::collections::BTreeMap;
 
 use nsparse_core::{IdfTable, QueryEncoder, SparseVector, TextTokenizer, TokenId};
 use rand::{RngExt as _, SeedableRng};
@@ -106,6 +109,23 @@ pub fn tokenizer(entries: usize) -> Result<TextTokenizer> {
     Ok(TextTokenizer::from_bytes(file.to_string().as_bytes())?)
 }
 
+/// Vectors with exactly `active` tokens each (at most half of the vocabulary), for an index: the token of rank r is
+/// about 1/r as frequent as the first one, as in texts (Zipf); weights are even in `[0.1, 3)`.
+pub fn vectors(count: usize, active: usize, vocabulary: usize, seed: u64) -> impl Iterator<Item = SparseVector> {
+    debug_assert!(active <= vocabulary / 2, "{active} distinct tokens of {vocabulary} would take long to draw");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let most = (vocabulary as f64).ln();
+    (0..count).map(move |_| {
+        let mut weights = BTreeMap::new();
+        while weights.len() < active {
+            let rank = (rng.random_range(0.0..most)).exp() as usize - 1;
+            weights.insert(rank as TokenId, rng.random_range(0.1f32..3.0));
+        }
+        let (ids, weights) = weights.into_iter().unzip();
+        SparseVector { ids, weights }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -134,5 +154,14 @@ mod tests {
         assert_eq!(tokenizer.vocabulary().len(), 40);
         assert_eq!(tokenizer.pieces("t39 t5  t6 else").unwrap(), [39, 5, 6, 1]);
         assert_eq!(tokenizer.weightless(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn vectors_are_as_long_as_asked_for_and_favour_the_first_tokens() {
+        let all: Vec<SparseVector> = vectors(200, 20, 1000, 3).collect();
+        assert!(all.iter().all(|v| v.len() == 20 && v.ids.is_sorted() && v.ids[19] < 1000));
+        let holding = |id: TokenId| all.iter().filter(|v| v.weight(id) > 0.0).count();
+        assert!(holding(0) > 150 && holding(0) > 3 * holding(50) && holding(50) > 0, "{}", holding(0));
+        assert_eq!(all[7], vectors(8, 20, 1000, 3).last().unwrap());
     }
 }

@@ -13,6 +13,7 @@ use gemm::Parallelism;
 use nsparse_core::{Cancel, Progress};
 use serde::Serialize;
 
+use crate::cpu::outputs_per_task;
 use crate::{BertConfig, Result};
 
 /// Vocabulary entries of one block of the head.
@@ -181,8 +182,15 @@ pub fn backward(config: &BertConfig, lengths: &[usize]) -> Vec<Work> {
     let mut out = Vec::new();
     let spread = Spread::Within;
     for Linears { part, inputs, outputs, count, backward_adds, .. } in linears(config) {
-        let product = Product { m: outputs, k: rows, n: inputs, layout: Layout::Tn, spread, adds: true };
-        out.push(Work { part, pass: "weight gradient", product, count });
+        // Each task has some of the outputs; what is left over is one task more.
+        let per_task = outputs_per_task(outputs).min(outputs);
+        for (m, tasks) in [(per_task, outputs / per_task), (outputs % per_task, 1)] {
+            if m > 0 {
+                let (layout, spread) = (Layout::Tn, Spread::Across);
+                let product = Product { m, k: rows, n: inputs, layout, spread, adds: true };
+                out.push(Work { part, pass: "weight gradient", product, count: count * tasks });
+            }
+        }
         let product = Product { m: rows, k: outputs, n: inputs, layout: Layout::Nn, spread, adds: backward_adds };
         out.push(Work { part, pass: "input gradient", product, count });
     }
@@ -217,7 +225,10 @@ fn head_forward(config: &BertConfig, lengths: &[usize]) -> Vec<Work> {
     let vocabulary = config.vocab_size;
     let mut out = Vec::new();
     for (rows, groups) in counted(&groups) {
-        for (entries, blocks) in [(HEAD_ENTRIES, vocabulary / HEAD_ENTRIES), (vocabulary % HEAD_ENTRIES, 1)] {
+        // Blocks of nearly equal size.
+        let blocks = (vocabulary / HEAD_ENTRIES).max(1);
+        let larger = vocabulary % blocks;
+        for (entries, blocks) in [(vocabulary / blocks, blocks - larger), (vocabulary / blocks + 1, larger)] {
             if entries > 0 && blocks > 0 {
                 let (layout, spread) = (Layout::Nt, Spread::Across);
                 let product = Product { m: rows, k: config.hidden_size, n: entries, layout, spread, adds: false };
@@ -413,12 +424,24 @@ mod tests {
     }
 
     #[test]
+    fn tasks_of_a_weight_gradient_cover_all_outputs() {
+        let work = backward(&config(1, 300, 2, 1200, 600), &[64, 64]);
+        for (part, outputs) in [("attention output", 300), ("feed-forward in", 1200)] {
+            let tasks = work.iter().filter(|w| w.part == part && w.pass == "weight gradient");
+            assert_eq!(tasks.map(|w| w.product.m * w.count).sum::<usize>(), outputs);
+        }
+    }
+
+    #[test]
     fn blocks_of_the_head_cover_all_entries_and_rows() {
         let config = config(1, 8, 2, 32, 30_522);
         // 512 rows fit one block; the document of 600 is one of its own.
         let work = head_forward(&config, &[128, 128, 256, 600, 10, 20]);
         let blocks: Vec<(usize, usize, usize)> = work.iter().map(|w| (w.product.m, w.product.n, w.count)).collect();
-        assert_eq!(blocks, [(30, 512, 59), (30, 314, 1), (512, 512, 59), (512, 314, 1), (600, 512, 59), (600, 314, 1)]);
+        assert_eq!(
+            blocks,
+            [(30, 517, 40), (30, 518, 19), (512, 517, 40), (512, 518, 19), (600, 517, 40), (600, 518, 19)]
+        );
     }
 
     /// The measured product is the product: against three loops, in every layout, alone and added.

@@ -24,6 +24,7 @@ mod weights;
 mod workspace;
 
 pub use self::level::Level;
+pub(crate) use self::network::outputs_per_task;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -16,6 +16,11 @@ use crate::dropout::Site;
 /// Outputs of a weight's gradient that one task has are a multiple of this: whole tiles of the product.
 const OUTPUTS: usize = 48;
 
+/// How many of a linear layer's outputs one task has in the gradient of its weight, on the current thread pool.
+pub(crate) fn outputs_per_task(outputs: usize) -> usize {
+    outputs.div_ceil(rayon::current_num_threads()).next_multiple_of(OUTPUTS).max(2 * OUTPUTS)
+}
+
 /// One batch on its way through the network.
 pub(super) struct Network<'a> {
     pub(super) level: Level,
@@ -65,7 +70,7 @@ impl<'a> Network<'a> {
     pub(super) fn linear_weight_gradient(&self, linear: &Linear, dy: &[f32], x: &[f32], gradient: &mut [f32]) {
         let rows = self.tokens.len();
         let x = Mat::new(x, rows, linear.inner);
-        let per_task = linear.out.div_ceil(rayon::current_num_threads()).next_multiple_of(OUTPUTS).max(2 * OUTPUTS);
+        let per_task = outputs_per_task(linear.out);
         gradient[linear.weight.clone()].par_chunks_mut(per_task * linear.inner).enumerate().for_each(|(task, dw)| {
             let outputs = task * per_task..linear.out.min((task + 1) * per_task);
             let mut dw = MatMut::new(dw, outputs.len(), linear.inner);

@@ -181,16 +181,37 @@ pub fn read_corpus(path: &Path, fields: &FieldNames) -> Result<Vec<Document>> {
         if let Some(first) = seen.insert(id.clone(), line) {
             return Err(Error::line(path, line, format!("the id `{id}` stands in line {first} already")));
         }
-        let title = string_of(path, line, object, &fields.title)?.unwrap_or_default();
-        let text = string_of(path, line, object, &fields.text)?
-            .ok_or_else(|| Error::line(path, line, missing(object, &fields.text)))?;
-        documents.push(Document { id, title, text });
+        documents.push(document_of(path, line, object, fields, id)?);
         Ok(())
     })?;
     if documents.is_empty() {
         return Err(Error::file(path, "it has no document"));
     }
     Ok(documents)
+}
+
+/// One line of jsonl as a document; `path` and `line` (from 1) are for the message. That its id comes once is the
+/// caller's to check.
+///
+/// # Errors
+/// If the line is not a JSON object, or has no id or no text.
+pub fn parse_document(path: &Path, line: usize, json: &str, fields: &FieldNames) -> Result<Document> {
+    let object = object_of(path, line, json)?;
+    let id = id_of(path, line, &object, &fields.id)?;
+    document_of(path, line, &object, fields, id)
+}
+
+fn document_of(
+    path: &Path,
+    line: usize,
+    object: &Map<String, Value>,
+    fields: &FieldNames,
+    id: String,
+) -> Result<Document> {
+    let title = string_of(path, line, object, &fields.title)?.unwrap_or_default();
+    let text = string_of(path, line, object, &fields.text)?
+        .ok_or_else(|| Error::line(path, line, missing(object, &fields.text)))?;
+    Ok(Document { id, title, text })
 }
 
 /// Reads queries from jsonl.
@@ -221,13 +242,17 @@ fn each_object(path: &Path, mut take: impl FnMut(usize, &Map<String, Value>) -> 
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str::<Value>(&line) {
-            Ok(Value::Object(object)) => take(index + 1, &object)?,
-            Ok(_) => return Err(Error::line(path, index + 1, "expected a JSON object")),
-            Err(e) => return Err(Error::line(path, index + 1, format!("not JSON: {e}"))),
-        }
+        take(index + 1, &object_of(path, index + 1, &line)?)?;
     }
     Ok(())
+}
+
+fn object_of(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
+    match serde_json::from_str::<Value>(json) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::line(path, line, "expected a JSON object")),
+        Err(e) => Err(Error::line(path, line, format!("not JSON: {e}"))),
+    }
 }
 
 fn id_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> Result<String> {

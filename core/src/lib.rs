@@ -19,6 +19,7 @@ pub mod tokenize;
 pub mod traits;
 pub mod trec;
 pub mod vector;
+pub mod vector_files;
 pub mod wordpiece;
 
 pub use cancel::Cancel;

@@ -3,9 +3,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use nsparse_core::{Progress, Task};
 
 use crate::failure::Failure;
@@ -72,10 +73,11 @@ pub(crate) struct Bars {
 impl Progress for Bars {
     fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
         if !self.shown || !std::io::stderr().is_terminal() {
-            if self.shown {
-                eprintln!("{name} …");
+            if !self.shown {
+                return Box::new(nsparse_core::NoProgress);
             }
-            return Box::new(nsparse_core::NoProgress);
+            eprintln!("{name} …");
+            return Box::new(Lines::new(name, total));
         }
         let bar = if total == 0 { ProgressBar::no_length() } else { ProgressBar::new(total) };
         let template = if total == 0 {
@@ -89,6 +91,64 @@ impl Progress for Bars {
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         Box::new(Bar(bar))
+    }
+}
+
+/// Where there is no terminal, such as in a log: a line now and then.
+struct Lines {
+    name: String,
+    total: u64,
+    started: Instant,
+    state: Mutex<LinesState>,
+}
+
+struct LinesState {
+    done: u64,
+    message: String,
+    next: Instant,
+}
+
+impl Lines {
+    const PAUSE: Duration = Duration::from_mins(1);
+
+    fn new(name: &str, total: u64) -> Self {
+        let started = Instant::now();
+        let state = Mutex::new(LinesState { done: 0, message: String::new(), next: started + Self::PAUSE });
+        Self { name: name.to_owned(), total, started, state }
+    }
+
+    /// How far it is: units done, the task's message, and the time left at this pace.
+    fn line(&self, state: &LinesState, elapsed: Duration) -> String {
+        let mut line = format!("{}: {}", self.name, state.done);
+        if self.total > 0 {
+            line += &format!(" of {}", self.total);
+        }
+        if !state.message.is_empty() {
+            line += &format!(", {}", state.message);
+        }
+        if (1..self.total).contains(&state.done) {
+            let left = elapsed.as_secs_f64() * (self.total - state.done) as f64 / state.done as f64;
+            line += &format!(", {} left", HumanDuration(Duration::from_secs_f64(left)));
+        }
+        line
+    }
+}
+
+impl Task for Lines {
+    fn advance(&self, units: u64) {
+        let Ok(mut state) = self.state.lock() else { return };
+        state.done += units;
+        let now = Instant::now();
+        if now >= state.next {
+            state.next = now + Self::PAUSE;
+            eprintln!("{}", self.line(&state, now - self.started));
+        }
+    }
+
+    fn message(&self, text: &str) {
+        if let Ok(mut state) = self.state.lock() {
+            text.clone_into(&mut state.message);
+        }
     }
 }
 
@@ -156,4 +216,25 @@ pub(crate) fn init_logging(verbose: u8) {
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_it_is_and_how_long_it_takes() {
+        let lines = Lines::new("Encoding", 400);
+        lines.advance(100);
+        lines.message("5.0 documents/s");
+        let state = lines.state.lock().expect("nothing panicked");
+        assert_eq!(
+            lines.line(&state, Duration::from_secs(60)),
+            "Encoding: 100 of 400, 5.0 documents/s, 3 minutes left"
+        );
+        let unknown = Lines::new("Reading", 0);
+        unknown.advance(7);
+        let state = unknown.state.lock().expect("nothing panicked");
+        assert_eq!(unknown.line(&state, Duration::from_secs(1)), "Reading: 7");
+    }
 }

@@ -7,7 +7,7 @@ use nsparse_encoder::{Backend, BertMlm, Dropout, TokenBatch};
 use nsparse_trainer::losses::{CandidateSet, Scores, infonce};
 use nsparse_trainer::regularisers::flops;
 
-use crate::golden::{VOCABULARY, documents, slice, special_ids, tiny_bert};
+use crate::golden::{VOCABULARY, dense_gradient, documents, slice, special_ids, tiny_bert};
 use crate::golden_losses::{self, sum};
 
 /// What two backends make of one batch.
@@ -19,6 +19,8 @@ pub struct Apart {
     pub gradient: (f64, String),
     /// The smallest cosine of a parameter's two gradients, and whose it is.
     pub cosine: (f64, String),
+    /// The share of vocabulary entries that another position won; 0 where it was not asked.
+    pub other_winners: f64,
 }
 
 /// The golden losses of document vectors; those that count active dimensions are left out, as rounding can change
@@ -93,8 +95,7 @@ pub fn loss_and_gradient(
     (value, gradient)
 }
 
-/// Loss and gradient of two backends. The key's bias is left out of the gradients: softmax takes no notice of a
-/// constant a query, so its gradient is rounding alone, and is only asked to be small.
+/// Loss and gradient of two backends on a batch, the gradient being the loss's.
 pub fn compare(
     a: &dyn Backend,
     b: &dyn Backend,
@@ -103,16 +104,52 @@ pub fn compare(
     dropout: Option<Dropout>,
 ) -> Apart {
     let (first, second) = (loss_and_gradient(a, model, batch, dropout), loss_and_gradient(b, model, batch, dropout));
-    let whole = norm(&first.1);
-    assert!(whole > 0.0 && norm(&second.1).is_finite(), "there is a gradient, and it is finite");
-    let mut out = Apart {
-        loss: (first.0 - second.0).abs() / first.0.abs().max(1.0),
-        gradient: (0.0, String::new()),
-        cosine: (1.0, String::new()),
+    let mut out = apart(model, &first.1, &second.1);
+    out.loss = (first.0 - second.0).abs() / first.0.abs().max(1.0);
+    out
+}
+
+/// As [`compare`], but for the gradients, which are those of one fixed sum of pooled logits. A loss's own gradient
+/// jumps where rounding takes a logit over the activation's kink or lets another position win; with random weights,
+/// whose documents are all alike, one such jump outweighs the rest. Entries that another position won get none.
+pub fn compare_at_fixed_gradient(
+    a: &dyn Backend,
+    b: &dyn Backend,
+    model: &BertMlm,
+    batch: &TokenBatch,
+    dropout: Option<Dropout>,
+) -> Apart {
+    let loss = compare(a, b, model, batch, dropout).loss;
+    let forward =
+        |backend: &dyn Backend| backend.forward(&model.parameters, batch, dropout, true).expect("the forward succeeds");
+    let (first, second) = (forward(a), forward(b));
+    let mut upstream = dense_gradient(first.pooled.len());
+    let mut other_winners = 0;
+    for (g, (x, y)) in upstream.iter_mut().zip(first.argmax.iter().zip(&second.argmax)) {
+        if x != y {
+            *g = 0.0;
+            other_winners += 1;
+        }
+    }
+    let gradient = |backend: &dyn Backend, forward| {
+        let mut out = vec![0.0; model.parameters.len()];
+        backend.backward(&model.parameters, batch, forward, &upstream, &mut out).expect("the backward succeeds");
+        out
     };
+    let mut out = apart(model, &gradient(a, first), &gradient(b, second));
+    out.loss = loss;
+    out.other_winners = f64::from(other_winners) / upstream.len() as f64;
+    out
+}
+
+/// Two gradients, parameter by parameter. The key's bias is left out: softmax takes no notice of a constant a query,
+/// so its gradient is rounding alone, and is only asked to be small.
+fn apart(model: &BertMlm, first: &[f32], second: &[f32]) -> Apart {
+    let whole = norm(first);
+    assert!(whole > 0.0 && norm(second).is_finite(), "there is a gradient, and it is finite");
+    let mut out = Apart { loss: 0.0, gradient: (0.0, String::new()), cosine: (1.0, String::new()), other_winners: 0.0 };
     for spec in model.parameters.specs() {
-        let x = slice(&model.parameters, &spec.name, &first.1);
-        let y = slice(&model.parameters, &spec.name, &second.1);
+        let (x, y) = (slice(&model.parameters, &spec.name, first), slice(&model.parameters, &spec.name, second));
         if spec.name.ends_with("attention.self.key.bias") {
             assert!(norm(x) <= 1e-3 * whole && norm(y) <= 1e-2 * whole, "{}: {} and {}", spec.name, norm(x), norm(y));
             continue;

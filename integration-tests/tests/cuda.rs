@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the figures that the tests found")]
 
 use nsparse_encoder::{Backend, BertConfig, BertMlm, CpuBackend, Device, Dropout, Precision, TokenBatch, create_with};
-use nsparse_integration_tests::agreement::{compare, golden_losses, loss_and_gradient};
+use nsparse_integration_tests::agreement::{compare, compare_at_fixed_gradient, golden_losses, loss_and_gradient};
 use nsparse_integration_tests::golden::{self, DROPOUT, documents, tiny_bert};
 use nsparse_integration_tests::random_model::Shape;
 
@@ -60,12 +60,12 @@ fn minilm() -> (BertMlm, TokenBatch) {
 fn six_layers(dropout: Option<Dropout>) {
     let (model, batch) = minilm();
     let cpu = CpuBackend::new(&model.config);
-    let single = compare(&cpu, gpu(&model.config, Precision::F32).as_ref(), &model, &batch, dropout);
+    let single = compare_at_fixed_gradient(&cpu, gpu(&model.config, Precision::F32).as_ref(), &model, &batch, dropout);
     println!("6 x 384 in f32, dropout {}: {single:?}", dropout.is_some());
-    assert!(single.loss <= 1e-4 && single.gradient.0 <= 1e-2, "{single:?}");
-    let half = compare(&cpu, gpu(&model.config, Precision::Bf16).as_ref(), &model, &batch, dropout);
+    assert!(single.loss <= 1e-4 && single.gradient.0 <= 1e-3 && single.other_winners <= 1e-3, "{single:?}");
+    let half = compare_at_fixed_gradient(&cpu, gpu(&model.config, Precision::Bf16).as_ref(), &model, &batch, dropout);
     println!("6 x 384 in bf16, dropout {}: {half:?}", dropout.is_some());
-    assert!(half.loss <= 2e-2 && half.cosine.0 >= 0.99, "{half:?}");
+    assert!(half.loss <= 2e-2 && half.cosine.0 >= 0.99 && half.other_winners <= 0.1, "{half:?}");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 pub trait Progress: Send + Sync {
     /// A new task of `total` units (0 where the number is not known), named by what is done: "Encoding".
     fn start(&self, name: &str, total: u64) -> Box<dyn Task>;
+
+    /// Something the user should know while the work goes on. Not said where nothing is shown.
+    fn warn(&self, _text: &str) {}
 }
 
 /// One running task; it ends when it is dropped.

@@ -2,7 +2,7 @@
 
 use nsparse_core::SparseVector;
 use nsparse_trainer::losses::{CandidateSet, Loss, Scores, TeacherRow, infonce, kl, margin_mse};
-use nsparse_trainer::regularisers::{flops, flops_grouped, l1};
+use nsparse_trainer::regularisers::{anti_zero, flops, flops_grouped, l1};
 
 use crate::golden::{self, GoldenFile, VOCABULARY};
 
@@ -68,6 +68,11 @@ fn ranking(name: &str, scores: &Scores) -> Loss {
     }
 }
 
+/// The sum of all query weights.
+pub fn query_sum() -> f64 {
+    GoldenFile::read("losses/intermediates.safetensors").f32("rep.queries").iter().map(|&w| f64::from(w)).sum()
+}
+
 fn penalty(name: &str, docs: &[f32], weight: f64, gradient: &mut [f32]) -> f64 {
     match name {
         "flops" => flops(docs, VOCABULARY, 0, weight, gradient),
@@ -75,6 +80,7 @@ fn penalty(name: &str, docs: &[f32], weight: f64, gradient: &mut [f32]) -> f64 {
         "flops_grouped" => flops_grouped(docs, VOCABULARY, SLOTS, 0, weight, gradient),
         "flops_grouped_l0mask" => flops_grouped(docs, VOCABULARY, SLOTS, THRESHOLD, weight, gradient),
         "l1" => l1(docs, VOCABULARY, weight, gradient),
+        "anti_zero" => anti_zero(query_sum(), docs, weight, gradient).value,
         other => panic!("no penalty {other}"),
     }
 }

@@ -4,10 +4,11 @@
 use nsparse_core::model_dir::Activation;
 use nsparse_encoder::{Backend, CandleBackend, TokenBatch};
 use nsparse_integration_tests::golden::{self, GoldenFile, VOCABULARY, documents, special_ids, tiny_bert};
-use nsparse_integration_tests::golden_losses::{QUERIES, SLOTS, Term, candidates, queries, sum, value};
+use nsparse_integration_tests::golden_losses::{QUERIES, SLOTS, Term, candidates, queries, query_sum, sum, value};
 use nsparse_trainer::batches::{Batch, BatchQuery};
 use nsparse_trainer::losses::Scores;
 use nsparse_trainer::optimizer::{AdamW, quadratic_ramp, rate_factor};
+use nsparse_trainer::regularisers::anti_zero;
 use nsparse_trainer::sections::{Candidates, Decay, OptimizerSection};
 
 fn check(name: &str, term: &Term, docs: &[f32]) {
@@ -54,9 +55,25 @@ fn ranking_losses_match_in_value_and_gradient() {
 fn penalties_match_in_value_and_gradient() {
     let file = GoldenFile::read("losses/intermediates.safetensors");
     let docs = file.f32("rep.docs");
-    for name in ["flops", "flops_grouped", "flops_l0mask", "flops_grouped_l0mask", "l1"] {
+    for name in ["flops", "flops_grouped", "flops_l0mask", "flops_grouped_l0mask", "l1", "anti_zero"] {
         check(name, &sum(&[], &[(name, 1.0)], docs), docs);
     }
+}
+
+/// Anti-zero's slope is the same for every query weight above 0.
+#[test]
+fn anti_zero_matches_at_the_queries() {
+    let file = GoldenFile::read("losses/intermediates.safetensors");
+    let term = anti_zero(query_sum(), file.f32("rep.docs"), 0.0, &mut vec![0.0; file.f32("rep.docs").len()]);
+    let golden = GoldenFile::read("losses/grad_anti_zero.safetensors");
+    let mut compared = 0;
+    for (slope, weight) in golden.f32("rep.queries").iter().zip(file.f32("rep.queries")) {
+        if *weight > 0.0 {
+            assert!((f64::from(*slope) - term.query_slope).abs() <= 3e-5 * term.query_slope.abs(), "{slope}, {term:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 5, "only {compared} query weights are compared");
 }
 
 #[test]

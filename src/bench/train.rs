@@ -125,7 +125,7 @@ fn recipe(args: &TrainBench) -> TrainConfig {
     recipe.train.micro_batch = args.micro_batch;
     recipe.train.dropout = args.dropout;
     recipe.train.losses.infonce.weight = 1.0;
-    recipe.train.losses.flops.weight = 1e-3;
+    recipe.train.losses.flops.weight = Some(1e-3);
     recipe
 }
 

@@ -29,7 +29,9 @@ pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitSta
     let summary = train(&config, start, &Hooks { cancel: &cancel, progress: &progress })?;
     show(&summary, printer);
     printer.json(&summary)?;
-    if !summary.finished {
+    if summary.stopped_by_guard {
+        printer.note("The guard ended the run (`guard.action: stop`); mend the recipe and begin anew with --replace");
+    } else if !summary.finished {
         printer.note(format!("Stopped; go on with: nsparse train {} --resume", args.config.display()));
     }
     Ok(if summary.finished { ExitStatus::Success } else { ExitStatus::No })
@@ -68,6 +70,9 @@ pub(crate) fn show(summary: &Summary, printer: &Printer) {
             "held out, {} step {}: {} {:.4} over {} queries, {:.0} active dimensions{kept}",
             e.stage, e.step, e.metric, e.value, e.queries, e.active_dimensions
         ));
+    }
+    for warning in &summary.warnings {
+        printer.text(format!("warning, {warning}"));
     }
     if let Some(model) = &summary.model_dir {
         printer.text(format!("\nmodel: {}", model.display()));

@@ -126,6 +126,23 @@ impl Batch {
         batch
     }
 
+    /// Columns by slot: all positives, all first hard negatives, and so on. A document of several queries stands in
+    /// each of its slots once.
+    pub fn slots(&self) -> Vec<Vec<usize>> {
+        let mut slots: Vec<Vec<usize>> = Vec::new();
+        for query in &self.queries {
+            for (slot, column) in query.positive.into_iter().chain(query.others.iter().copied()).enumerate() {
+                if slot == slots.len() {
+                    slots.push(Vec::new());
+                }
+                if !slots[slot].contains(&column) {
+                    slots[slot].push(column);
+                }
+            }
+        }
+        slots
+    }
+
     /// Columns that a query's positive is compared with, by rule; known positives other than the target are
     /// left out. `None` for a query without positive.
     pub fn candidates(&self, query: usize, rule: Candidates) -> Option<CandidateSet> {
@@ -186,6 +203,7 @@ mod tests {
         let batch =
             Batch { queries: vec![query(0, &[1], &[0, 2]), query(2, &[1, 3], &[2])], documents: vec![10, 11, 12, 13] };
         let columns = |q, rule| batch.candidates(q, rule).map(|c| c.columns);
+        assert_eq!(batch.slots(), [vec![0, 2], vec![1], vec![3]]);
         assert_eq!(columns(0, Candidates::Batch), Some(vec![0, 1, 3]));
         assert_eq!(columns(1, Candidates::Batch), Some(vec![0, 1, 2, 3]));
         assert_eq!(columns(0, Candidates::HardNegatives), Some(vec![0, 1, 3]));

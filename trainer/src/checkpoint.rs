@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::calibrate::CalibrationReport;
 use crate::config::TrainConfig;
 use crate::evaluate::EvaluationRecord;
+use crate::guard::{GuardState, Warning};
 use crate::optimizer::AdamW;
+use crate::stage::StageMemory;
 use crate::{Error, Result};
 
 /// Version of the checkpoint's form.
@@ -19,6 +21,9 @@ const FORMAT: u32 = 1;
 /// Keys that may differ between the run that wrote a checkpoint and the one that goes on from it: they do not
 /// change what is computed.
 const FREE_KEYS: [&str; 4] = ["run.dir", "run.log_every", "checkpoint.every", "checkpoint.keep"];
+
+/// And a whole section of such keys.
+const FREE_SECTION: &str = "guard.";
 
 /// Where a run stands; everything that is not a tensor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +47,15 @@ pub struct State {
     pub calibration: Option<CalibrationReport>,
     /// Cost of each stage so far.
     pub costs: BTreeMap<String, Cost>,
+    /// What the stage remembers from step to step.
+    #[serde(default)]
+    pub memory: StageMemory,
+    /// What the guard remembers.
+    #[serde(default)]
+    pub guard: GuardState,
+    /// What the guard found.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
 }
 
 /// What a stage has cost.
@@ -194,7 +208,7 @@ impl Checkpoints {
 }
 
 fn comparable(config: Vec<(String, String)>) -> Vec<(String, String)> {
-    config.into_iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str())).collect()
+    config.into_iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str()) && !key.starts_with(FREE_SECTION)).collect()
 }
 
 fn hash(config: &[(String, String)]) -> String {

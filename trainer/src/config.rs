@@ -7,9 +7,10 @@ use nsparse_encoder::{Device, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::regularisers::Ramp;
 use crate::sections::{
-    CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, LearningRate, ModelSection,
-    OptimizerSection, RunSection, Teacher, TrainSection, WarmStartSection, When,
+    CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, FlopsForm, GuardSection, LearningRate,
+    ModelSection, OptimizerSection, RunSection, Teacher, TrainSection, WarmStartSection, When,
 };
 use crate::{Error, Result};
 
@@ -35,6 +36,8 @@ pub struct TrainConfig {
     pub eval: EvalSection,
     /// What a stopped run goes on from.
     pub checkpoint: CheckpointSection,
+    /// When a run is said to go wrong.
+    pub guard: GuardSection,
 }
 
 impl TrainConfig {
@@ -93,14 +96,19 @@ impl TrainConfig {
             place = map.entry(part.to_owned()).or_insert(Value::Null);
         }
         // One of the two says how long the stage is; the later word counts.
-        let rival = match key {
-            "train.steps" if !value.is_null() => Some("epochs"),
-            "train.epochs" if !value.is_null() => Some("steps"),
-            _ => None,
-        };
+        let given = !value.is_null();
         *place = value;
-        if let Some(rival) = rival {
-            tree["train"][rival] = Value::Null;
+        if given {
+            let (train, flops) = ("train", "train.losses.flops");
+            match key {
+                "train.steps" => tree[train]["epochs"] = Value::Null,
+                "train.epochs" => tree[train]["steps"] = Value::Null,
+                "train.losses.flops.weight" => tree[train]["losses"]["flops"]["target"] = Value::Null,
+                _ if key.strip_prefix(flops).is_some_and(|rest| rest.starts_with(".target")) => {
+                    tree[train]["losses"]["flops"]["weight"] = Value::Null;
+                }
+                _ => {}
+            }
         }
         serde_json::from_value(tree).map_err(|e| {
             Error::config_with_hint(format!("`--set {item}`: {e}"), "keys are those of the recipe, joined with dots")
@@ -172,6 +180,7 @@ impl TrainConfig {
         }
         self.validate_rates()?;
         self.validate_losses()?;
+        self.validate_guard()?;
         if !(0.0..=0.9).contains(&self.eval.fraction) {
             return bad("eval.fraction", "a share in [0, 0.9]");
         }
@@ -228,8 +237,9 @@ impl TrainConfig {
             ("infonce.weight", l.infonce.weight),
             ("kl.weight", l.kl.weight),
             ("margin_mse.weight", l.margin_mse.weight),
-            ("flops.weight", l.flops.weight),
+            ("flops.weight", l.flops.peak()),
             ("l1.weight", l.l1.weight),
+            ("anti_zero.weight", l.anti_zero.weight),
             ("lexical.weight", l.lexical.weight),
         ] {
             if !(weight >= 0.0 && weight.is_finite()) {
@@ -242,6 +252,7 @@ impl TrainConfig {
                 return bad(key, "a number above 0");
             }
         }
+        self.validate_penalties()?;
         if l.kl.weight > 0.0 && l.kl.teacher == Teacher::Rows && l.kl.candidates != Candidates::Own {
             return bad("kl.candidates", "stored scores cover a row's own documents only: use `own`");
         }
@@ -249,6 +260,91 @@ impl TrainConfig {
             return bad("infonce.weight", "every term that learns has weight 0; set one, or `train.steps: 0`");
         }
         Ok(())
+    }
+
+    fn validate_guard(&self) -> Result<()> {
+        let g = &self.guard;
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`guard.{key}`: {problem}")));
+        if g.documents == 0 {
+            return bad("documents", "at least 1");
+        }
+        for (key, value) in [
+            ("max_density", g.max_density),
+            ("zero_vectors", g.zero_vectors),
+            ("collapse", g.collapse),
+            ("falling", g.falling),
+            ("always_on", g.always_on),
+            ("dead", g.dead),
+            ("settled", g.settled),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return bad(key, "a share in [0, 1]");
+            }
+        }
+        for (key, value) in [
+            ("max_logit", g.max_logit),
+            ("penalty_ratio", g.penalty_ratio),
+            ("off_target", g.off_target),
+            ("spike", g.spike),
+            ("gradient", g.gradient),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return bad(key, "a number above 0");
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys of the penalties that would do nothing, and ranges.
+    fn validate_penalties(&self) -> Result<()> {
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`train.losses.{key}`: {problem}")));
+        let (f, l1, infonce) = (&self.train.losses.flops, &self.train.losses.l1, &self.train.losses.infonce);
+        if let Some(masked) = infonce.false_negatives {
+            if masked.teacher == Teacher::Rows {
+                return bad("infonce.false_negatives.teacher", "stored scores leave out the positive: use `lexical`");
+            }
+            if infonce.weight == 0.0 {
+                return bad("infonce.false_negatives", "`infonce.weight` is 0, so there is nothing to mask");
+            }
+        }
+        if let Some(target) = f.target {
+            if f.weight.is_some() {
+                return bad("flops.weight", "`target` steers the weight; give one of the two");
+            }
+            if f.ramp_steps > 0 || f.ramp != Ramp::default() {
+                return bad("flops.ramp_steps", "with `target` there is no ramp; take it out");
+            }
+            match (target.doc_dims, target.flops) {
+                (Some(_), Some(_)) | (None, None) => return bad("flops.target", "give `doc_dims` or `flops`"),
+                (Some(v), None) | (None, Some(v)) if !(v > 0.0 && v.is_finite()) => {
+                    return bad("flops.target", "a number above 0");
+                }
+                _ => {}
+            }
+            if !(target.start_weight > 0.0 && target.start_weight.is_finite()) {
+                return bad("flops.target.start_weight", "a number above 0");
+            }
+            if target.response_steps == Some(0) {
+                return bad("flops.target.response_steps", "at least 1");
+            }
+        }
+        for (key, ramp, steps) in [("flops.ramp", f.ramp, f.ramp_steps), ("l1.ramp", l1.ramp, l1.ramp_steps)] {
+            if ramp == Ramp::None && steps > 0 {
+                return bad(key, "`none` together with `ramp_steps` says nothing; take one of them out");
+            }
+            if ramp == Ramp::Linear && steps == 0 {
+                return bad(key, "`linear` needs `ramp_steps`");
+            }
+        }
+        match (&f.df, f.form) {
+            (Some(_), FlopsForm::Mean | FlopsForm::Grouped) => bad("flops.df", "only `form: df` uses it"),
+            (Some(d), FlopsForm::Df) if !(d.alpha > 0.0 && d.alpha < 1.0) => bad("flops.df.alpha", "a share in (0, 1)"),
+            (Some(d), FlopsForm::Df) if !(d.beta > 0.0 && d.beta.is_finite()) => {
+                bad("flops.df.beta", "a number above 0")
+            }
+            (Some(d), FlopsForm::Df) if d.memory == 0 => bad("flops.df.memory", "at least 1"),
+            _ => Ok(()),
+        }
     }
 
     /// All keys with their values, `section.key` → value as JSON, sorted by key.
@@ -297,8 +393,13 @@ mod tests {
             |items: &[&str]| TrainConfig::parse(SMALL, &items.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let c = set(&["train.losses.kl.weight=0.5", "train.losses.flops.weight=1e-4", "run.dir=runs/a b"]).unwrap();
         assert!((c.train.losses.kl.weight - 0.5).abs() < 1e-18);
-        assert!((c.train.losses.flops.weight - 1e-4).abs() < 1e-18);
+        assert_eq!(c.train.losses.flops.weight, Some(1e-4));
         assert_eq!(c.run.dir.to_str().unwrap(), "runs/a b");
+        // The later of weight and target counts.
+        let c = set(&["train.losses.flops.weight=1e-4", "train.losses.flops.target={doc_dims: 150}"]).unwrap();
+        assert_eq!((c.train.losses.flops.weight, c.train.losses.flops.target.unwrap().doc_dims), (None, Some(150.0)));
+        let c = set(&["train.losses.flops.target.flops=1.8", "train.losses.flops.weight=0"]).unwrap();
+        assert_eq!((c.train.losses.flops.weight, c.train.losses.flops.target), (Some(0.0), None));
         let c = set(&["train.epochs=3", "train.steps=9"]).unwrap();
         assert_eq!((c.train.steps, c.train.epochs), (Some(9), None));
         assert_eq!(set(&["optimizer.max_grad_norm=null"]).unwrap().optimizer.max_grad_norm, None);
@@ -325,6 +426,44 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_would_do_nothing_are_refused() {
+        for (flops, key) in [
+            ("{weight: 1e-3, target: {doc_dims: 150}}", "flops.weight"),
+            ("{target: {doc_dims: 150}, ramp_steps: 10}", "flops.ramp_steps"),
+            ("{target: {doc_dims: 150, flops: 1.8}}", "flops.target"),
+            ("{target: {}}", "flops.target"),
+            ("{target: {doc_dims: -1}}", "flops.target"),
+            ("{target: {flops: 2, start_weight: 0}}", "flops.target.start_weight"),
+            ("{ramp: none, ramp_steps: 10}", "flops.ramp"),
+            ("{ramp: linear}", "flops.ramp"),
+            ("{df: {alpha: 0.1}}", "flops.df"),
+            ("{form: df, df: {alpha: 1}}", "flops.df.alpha"),
+        ] {
+            let text = format!("model: {{path: m}}\ndata: {{dir: d}}\ntrain: {{losses: {{flops: {flops}}}}}\n");
+            let message = TrainConfig::parse(&text, &[]).unwrap_err().to_string();
+            assert!(message.contains(&format!("`train.losses.{key}`")), "{flops}: {message}");
+        }
+        for (infonce, key) in [
+            ("{false_negatives: {teacher: rows, margin: {absolute: 0}}}", "infonce.false_negatives.teacher"),
+            ("{weight: 0, false_negatives: {margin: {relative: 0.05}}}", "infonce.false_negatives"),
+        ] {
+            let text = format!(
+                "model: {{path: m}}\ndata: {{dir: d}}\ntrain: {{losses: {{lexical: {{weight: 1}}, infonce: {infonce}}}}}\n"
+            );
+            let message = TrainConfig::parse(&text, &[]).unwrap_err().to_string();
+            assert!(message.contains(&format!("`train.losses.{key}`")), "{infonce}: {message}");
+        }
+        for action in ["off", "'off'", "warn", "stop"] {
+            let config = TrainConfig::parse(SMALL, &[format!("guard.action={action}")]).unwrap();
+            assert_eq!(TrainConfig::parse(&config.to_yaml().unwrap(), &[]).unwrap(), config);
+        }
+        assert!(TrainConfig::parse(SMALL, &["guard.action=on".to_owned()]).is_err());
+        let ok = "{form: df, df: {alpha: 0.2, beta: 4}, ramp: linear, ramp_steps: 9, spare_below: 40}";
+        let text = format!("model: {{path: m}}\ndata: {{dir: d}}\ntrain: {{losses: {{flops: {ok}}}}}\n");
+        assert!(TrainConfig::parse(&text, &[]).is_ok());
+    }
+
+    #[test]
     fn values_out_of_range_name_their_key() {
         for (item, key) in [
             ("train.dropout=1", "train.dropout"),
@@ -335,6 +474,8 @@ mod tests {
             ("run.precision=bf16", "run.precision"),
             ("model.random.hidden_size=8", "model"),
             ("warm_start.b=1.5", "warm_start.b"),
+            ("guard.collapse=2", "guard.collapse"),
+            ("guard.spike=0", "guard.spike"),
             ("data.template.pattern='{body}'", "data.template"),
         ] {
             let error = TrainConfig::parse(SMALL, &[item.to_owned()]).unwrap_err();

@@ -2,17 +2,28 @@
 //! or cached (arXiv 2101.06983): vectors first without activations, then each part of the batch again with.
 
 use nsparse_encoder::Parameters;
+use rand::SeedableRng;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
 
 use crate::batches::{Batch, Stream};
 use crate::config::TrainConfig;
+use crate::controller::{Controller, default_response};
 use crate::data::TrainingData;
 use crate::network::Network;
-use crate::objective::Objective;
-use crate::regularisers::LexicalTerm;
-use crate::sections::{Decay, LearningRate, TrainSection};
-use crate::stage::{Stage, StepOutcome};
+use crate::objective::{Objective, Pressure, Slopes};
+use crate::regularisers::{DocumentFrequencies, LexicalTerm};
+use crate::sections::{Decay, FlopsForm, LearningRate, TrainSection};
+use crate::stage::{Stage, StageMemory, Steering, StepOutcome};
 use crate::warm_start::{LexicalTargets, dropout_of};
 use crate::{Error, Result};
+
+/// A target is checked on documents of the whole corpus every so many steps.
+const PROBE_EVERY: usize = 10;
+/// On so many of them.
+const PROBE_DOCUMENTS: usize = 32;
+/// So many encoded at once.
+const PROBE_BATCH: usize = 8;
 
 /// The stage over a run's examples.
 pub struct Contrastive<'a> {
@@ -22,6 +33,10 @@ pub struct Contrastive<'a> {
     stream: Stream,
     steps: usize,
     seed: u64,
+    controller: Option<Controller>,
+    frequencies: DocumentFrequencies,
+    /// Share of the training queries that hold each token, where the target is expected matches.
+    query_shares: Option<Vec<f32>>,
 }
 
 impl<'a> Contrastive<'a> {
@@ -60,7 +75,14 @@ impl<'a> Contrastive<'a> {
             ((epochs * data.examples.len() as f64 / per_step as f64).ceil() as usize).max(1)
         });
         let w = &config.warm_start;
+        let target = section.losses.flops.target;
+        let controller = target.map(|t| {
+            Controller::new(t.value(), t.start_weight, t.response_steps.unwrap_or_else(|| default_response(steps)))
+        });
         Ok(Self {
+            controller,
+            frequencies: DocumentFrequencies::default(),
+            query_shares: target.and_then(|t| t.flops).map(|_| query_shares(data, zeroed.len())),
             section,
             data,
             objective: Objective {
@@ -81,6 +103,88 @@ impl<'a> Contrastive<'a> {
         let examples = self.stream.take(place * count, count);
         Batch::new(self.data, &examples, self.section.negatives, self.seed)
     }
+}
+
+impl Contrastive<'_> {
+    /// Weights of FLOPS and L1 at a step.
+    fn pressures(&self, step: usize) -> (f64, f64) {
+        let (f, l1) = (&self.section.losses.flops, &self.section.losses.l1);
+        let fixed = || f.peak() * f.ramp.factor(step, f.ramp_steps);
+        (
+            self.controller.as_ref().map_or_else(fixed, Controller::weight),
+            l1.weight * l1.ramp.factor(step, l1.ramp_steps),
+        )
+    }
+
+    /// Counts a batch's active tokens where DF-FLOPS asks for them; the factor of each token.
+    fn factors(&mut self, weights: &[f32], vocab: usize) -> Option<Vec<f32>> {
+        let flops = &self.section.losses.flops;
+        (flops.form == FlopsForm::Df).then(|| {
+            let df = flops.df.clone().unwrap_or_default();
+            self.frequencies.add(weights, vocab, df.memory);
+            self.frequencies.factors(df.alpha, df.beta)
+        })
+    }
+
+    /// Value and slopes of a batch's vectors at a step.
+    fn slopes(&mut self, batch: &Batch, weights: &[f32], vocab: usize, step: usize, share: f64) -> Slopes {
+        let factors = self.factors(weights, vocab);
+        let (flops, l1) = self.pressures(step);
+        let pressure = Pressure { flops, l1, factors: factors.as_deref() };
+        let mut slopes = self.objective.evaluate(batch, weights, vocab, pressure, share);
+        slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| matches(weights, shares));
+        slopes
+    }
+
+    /// After a step: what the batches and, now and then, some documents of the corpus show moves the weight.
+    fn steer(&mut self, network: &Network, parameters: &Parameters, step: usize, out: &mut StepOutcome) -> Result<()> {
+        let Some(controller) = &mut self.controller else { return Ok(()) };
+        let shares = self.query_shares.as_deref();
+        let density = |outcome: &StepOutcome| {
+            let sum = if shares.is_some() { outcome.matches } else { outcome.active as f64 };
+            sum / outcome.documents.max(1) as f64
+        };
+        let documents = &self.data.documents;
+        let corpus = if step.is_multiple_of(PROBE_EVERY) {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0x7072_6f62_6500_0000 ^ step as u64);
+            let drawn = index::sample(&mut rng, documents.len(), PROBE_DOCUMENTS.min(documents.len())).into_vec();
+            let mut seen = StepOutcome::default();
+            for chunk in drawn.chunks(PROBE_BATCH) {
+                let weights = network.encode(parameters, documents, chunk, None, false)?.weights;
+                let mut part = StepOutcome::of_vectors(&weights, network.vocab);
+                part.matches = shares.map_or(0.0, |shares| matches(&weights, shares));
+                seen.add(&part, 1.0);
+            }
+            Some(density(&seen))
+        } else {
+            None
+        };
+        controller.observe(density(out), corpus);
+        let measured = controller.measured().unwrap_or_default();
+        out.steering = Some(Steering { target: controller.target(), measured, corpus });
+        Ok(())
+    }
+}
+
+/// Share of the training queries that hold each token, `[V]`.
+fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
+    let mut shares = vec![0.0f32; vocab];
+    for query in &data.queries {
+        for &id in &query.vector.ids {
+            shares[id as usize] += 1.0;
+        }
+    }
+    let n = data.queries.len().max(1) as f32;
+    shares.iter_mut().for_each(|s| *s /= n);
+    shares
+}
+
+/// Sum over documents of the tokens that a query is expected to share with each.
+fn matches(weights: &[f32], query_shares: &[f32]) -> f64 {
+    let of_row = |row: &[f32]| -> f64 {
+        row.iter().zip(query_shares).filter(|(w, _)| **w > 0.0).map(|(_, &share)| f64::from(share)).sum()
+    };
+    weights.chunks_exact(query_shares.len()).map(of_row).sum()
 }
 
 impl Stage for Contrastive<'_> {
@@ -113,7 +217,8 @@ impl Stage for Contrastive<'_> {
     ) -> Result<StepOutcome> {
         let batches = self.section.accumulation;
         let share = 1.0 / batches as f64;
-        let (vocab, documents) = (network.vocab, &self.data.documents);
+        let (vocab, data) = (network.vocab, self.data);
+        let documents = &data.documents;
         let mut outcome = StepOutcome::default();
         for part in 0..batches {
             let place = step * batches + part;
@@ -126,7 +231,7 @@ impl Stage for Contrastive<'_> {
             let mut slopes;
             if micro == batch.documents.len() {
                 let encoded = network.encode(parameters, documents, &batch.documents, dropout, true)?;
-                slopes = self.objective.evaluate(&batch, &encoded.weights, vocab, step, share);
+                slopes = self.slopes(&batch, &encoded.weights, vocab, step, share);
                 if slopes.outcome.loss.is_finite() {
                     network.backward(parameters, encoded, slopes.weights, slopes.below.as_deref(), gradient)?;
                 }
@@ -135,7 +240,7 @@ impl Stage for Contrastive<'_> {
                 for chunk in batch.documents.chunks(micro) {
                     weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
                 }
-                slopes = self.objective.evaluate(&batch, &weights, vocab, step, share);
+                slopes = self.slopes(&batch, &weights, vocab, step, share);
                 drop(weights);
                 for (i, chunk) in batch.documents.chunks(micro).enumerate() {
                     if !slopes.outcome.loss.is_finite() {
@@ -152,6 +257,24 @@ impl Stage for Contrastive<'_> {
             slopes.outcome.tokens = batch.documents.iter().map(|&d| documents.window(d).len()).sum();
             outcome.add(&slopes.outcome, share);
         }
+        if outcome.loss.is_finite() {
+            self.steer(network, parameters, step, &mut outcome)?;
+        }
         Ok(outcome)
+    }
+
+    fn memory(&self) -> StageMemory {
+        let df = self.section.losses.flops.form == FlopsForm::Df;
+        StageMemory {
+            controller: self.controller.as_ref().map(Controller::state),
+            frequencies: df.then(|| self.frequencies.clone()),
+        }
+    }
+
+    fn recall(&mut self, memory: StageMemory) {
+        if let (Some(controller), Some(state)) = (&mut self.controller, memory.controller) {
+            controller.restore(state);
+        }
+        self.frequencies = memory.frequencies.unwrap_or_default();
     }
 }

@@ -7,6 +7,7 @@
 
 use nsparse_core::SparseVector;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 /// A dense row-major matrix of doubles: scores of Q queries with N documents, or their gradient.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +134,43 @@ pub struct TeacherRow {
     pub scores: Vec<f64>,
 }
 
+/// How far below its positive a candidate's teacher score may come before it counts as a false negative.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Margin {
+    /// A candidate is left out if `t > t_pos − m`.
+    Absolute(f64),
+    /// A candidate is left out if `t > t_pos − m·|t_pos|`: 0.05 keeps those below 95 % of the positive (NV-Retriever,
+    /// arXiv 2407.15831).
+    Relative(f64),
+}
+
+impl Margin {
+    /// The teacher score above which a candidate is left out.
+    fn limit(self, positive: f64) -> f64 {
+        match self {
+            Self::Absolute(m) => positive - m,
+            Self::Relative(m) => positive - m * positive.abs(),
+        }
+    }
+}
+
+/// Takes the candidates out that the teacher holds for (nearly) as good as the positive; how many. Candidates
+/// without a teacher score stay, and so do all of a query whose positive has none.
+pub fn mask_by_teacher(sets: &mut [Option<CandidateSet>], teacher: &[Option<TeacherRow>], margin: Margin) -> usize {
+    let mut masked = 0;
+    for (set, row) in sets.iter_mut().zip(teacher) {
+        let (Some(set), Some(row)) = (set, row) else { continue };
+        let score = |column: usize| row.columns.iter().position(|&c| c == column).map(|at| row.scores[at]);
+        let Some(limit) = score(set.target).map(|t| margin.limit(t)) else { continue };
+        let before = set.columns.len();
+        let target = set.target;
+        set.columns.retain(|&c| c == target || score(c).is_none_or(|t| t <= limit));
+        masked += before - set.columns.len();
+    }
+    masked
+}
+
 /// Kullback–Leibler divergence: mean over queries of Σ p·log(p/r), p = softmax(teacher/T),
 /// r = softmax(student/T), times T² if `scaled` (which keeps gradients comparable over temperatures).
 /// Queries without teacher scores do not count.
@@ -250,6 +288,32 @@ mod tests {
     fn no_positive_gives_zero() {
         let scores = Scores { queries: 1, documents: 2, values: vec![1.0, 2.0] };
         let loss = infonce(&scores, &[None], 1.0);
+        assert_eq!((loss.value, loss.gradient.values), (0.0, vec![0.0, 0.0]));
+    }
+
+    #[test]
+    fn candidates_as_good_as_the_positive_are_left_out() {
+        let set = |target, columns: &[usize]| Some(CandidateSet { target, columns: columns.to_vec() });
+        let row =
+            |columns: &[usize], scores: &[f64]| Some(TeacherRow { columns: columns.to_vec(), scores: scores.to_vec() });
+        let sets = [set(1, &[0, 1, 2, 3]), None, set(0, &[0, 1]), set(2, &[0, 2])];
+        let teacher =
+            [row(&[1, 0, 2], &[10.0, 9.6, 9.4]), row(&[0], &[1.0]), row(&[1], &[99.0]), row(&[0, 2], &[-1.0, -1.02])];
+        let masked = |margin| {
+            let mut sets = sets.clone();
+            let count = mask_by_teacher(&mut sets, &teacher, margin);
+            (count, sets.map(|s| s.map(|s| s.columns)))
+        };
+        // Column 3 has no score, query 2's positive has none; a negative score's margin still points downwards.
+        let kept = [Some(vec![1, 2, 3]), None, Some(vec![0, 1]), Some(vec![2])];
+        assert_eq!(masked(Margin::Relative(0.05)), (2, kept));
+        let kept = [Some(vec![0, 1, 2, 3]), None, Some(vec![0, 1]), Some(vec![2])];
+        assert_eq!(masked(Margin::Absolute(0.0)), (1, kept));
+        let kept = [Some(vec![1, 3]), None, Some(vec![0, 1]), Some(vec![2])];
+        assert_eq!(masked(Margin::Absolute(1.0)), (3, kept));
+        // A query that lost all its negatives gives a loss of 0, no slope, and nothing that is not a number.
+        let scores = Scores { queries: 1, documents: 2, values: vec![3.0, 2.0] };
+        let loss = infonce(&scores, &[set(0, &[0])], 1.0);
         assert_eq!((loss.value, loss.gradient.values), (0.0, vec![0.0, 0.0]));
     }
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use crate::Result;
 use crate::calibrate::CalibrationReport;
 use crate::evaluate::EvaluationRecord;
+use crate::guard::Warning;
+use crate::stage::Steering;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,6 +24,8 @@ pub enum Record {
     Step(StepRecord),
     /// Held-out queries were ranked.
     Evaluation(EvaluationRecord),
+    /// The guard found something.
+    Warning(Warning),
 }
 
 /// What a step gave.
@@ -42,6 +46,13 @@ pub struct StepRecord {
     /// Weight of the sparsity penalty, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
+    /// Where that weight is steered, and what the loop sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steering: Option<Steering>,
+    /// Documents of the step without any active dimension.
+    pub zero_vectors: usize,
+    /// Candidates that a teacher took out of the step's comparisons.
+    pub masked_candidates: usize,
     /// Mean active dimensions of the step's documents.
     pub active_dimensions: f64,
     /// Norm of the gradient before clipping.
@@ -74,7 +85,7 @@ impl MetricsLog {
                 // A torn last line is not JSON and goes.
                 let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { continue };
                 let keep = match value["kind"].as_str() {
-                    Some("step") => value["total_step"].as_u64().is_some_and(|s| s <= total_steps as u64),
+                    Some("step" | "warning") => value["total_step"].as_u64().is_some_and(|s| s <= total_steps as u64),
                     Some("evaluation") => {
                         seen += 1;
                         seen <= evaluations

@@ -5,10 +5,9 @@ use nsparse_core::SparseVector;
 
 use crate::batches::{Batch, BatchQuery};
 use crate::data::TrainingQuery;
-use crate::losses::{CandidateSet, Scores, TeacherRow, infonce, kl, margin_mse};
-use crate::optimizer::quadratic_ramp;
-use crate::regularisers::{LexicalTerm, active, flops, l1};
-use crate::sections::{Candidates, LossSection, Teacher};
+use crate::losses::{CandidateSet, Scores, TeacherRow, infonce, kl, margin_mse, mask_by_teacher};
+use crate::regularisers::{LexicalTerm, Mask, anti_zero, flops_of_groups, l1};
+use crate::sections::{Candidates, FlopsForm, LossSection, Teacher};
 use crate::stage::StepOutcome;
 use crate::warm_start::LexicalTargets;
 
@@ -24,6 +23,17 @@ pub struct Objective<'a> {
     pub lexical: LexicalTerm,
 }
 
+/// The penalties' weights in one step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure<'a> {
+    /// Weight of FLOPS.
+    pub flops: f64,
+    /// Weight of L1.
+    pub l1: f64,
+    /// With DF-FLOPS one factor a token.
+    pub factors: Option<&'a [f32]>,
+}
+
 /// Value and slopes of a batch.
 pub struct Slopes {
     /// Loss and parts.
@@ -35,19 +45,16 @@ pub struct Slopes {
 }
 
 impl Objective<'_> {
-    /// Evaluates a batch's document vectors `[N, V]` at a 0-based step; everything is multiplied by `share`,
+    /// Evaluates a batch's document vectors `[N, V]` under penalties of a step; everything is multiplied by `share`,
     /// the batch's part of the step, but for the reported values.
-    pub fn evaluate(&self, batch: &Batch, weights: &[f32], vocab: usize, step: usize, share: f64) -> Slopes {
+    pub fn evaluate(&self, batch: &Batch, weights: &[f32], vocab: usize, press: Pressure<'_>, share: f64) -> Slopes {
         let queries: Vec<&SparseVector> = batch.queries.iter().map(|q| &self.queries[q.query].vector).collect();
         let scores = Scores::of(&queries, weights, vocab);
         let mut by_score = Scores::zeros(scores.queries, scores.documents);
         let mut slopes = vec![0.0f32; weights.len()];
         let mut below = None;
-        let mut outcome = StepOutcome {
-            documents: batch.documents.len(),
-            active: weights.chunks_exact(vocab).map(active).sum(),
-            ..StepOutcome::default()
-        };
+        let mut outcome = StepOutcome::of_vectors(weights, vocab);
+        let mut masked = 0;
         let mut report = |name, value: f64, weight: f64| {
             outcome.parts.insert(name, value);
             outcome.loss += weight * value;
@@ -55,13 +62,18 @@ impl Objective<'_> {
         let l = self.losses;
         let needs_targets = l.lexical.weight > 0.0
             || (l.kl.weight > 0.0 && l.kl.teacher == Teacher::Lexical)
-            || (l.margin_mse.weight > 0.0 && l.margin_mse.teacher == Teacher::Lexical);
+            || (l.margin_mse.weight > 0.0 && l.margin_mse.teacher == Teacher::Lexical)
+            || (l.infonce.weight > 0.0 && l.infonce.false_negatives.is_some_and(|f| f.teacher == Teacher::Lexical));
         let targets: Vec<SparseVector> =
             if needs_targets { batch.documents.iter().map(|&d| self.targets.of(d)).collect() } else { Vec::new() };
 
         if l.infonce.weight > 0.0 {
-            let sets: Vec<Option<CandidateSet>> =
+            let mut sets: Vec<Option<CandidateSet>> =
                 (0..batch.queries.len()).map(|b| batch.candidates(b, l.infonce.candidates)).collect();
+            if let Some(f) = l.infonce.false_negatives {
+                let rows = teacher_rows(batch, &queries, &targets, f.teacher, l.infonce.candidates, 1.0);
+                masked = mask_by_teacher(&mut sets, &rows, f.margin);
+            }
             let loss = infonce(&scores, &sets, l.infonce.temperature);
             report("infonce", loss.value, l.infonce.weight);
             by_score.add_scaled(&loss.gradient, l.infonce.weight);
@@ -83,24 +95,47 @@ impl Objective<'_> {
             *slope *= share;
         }
         by_score.backward_documents(&queries, &mut slopes, vocab);
-        if l.flops.weight > 0.0 {
-            let lambda = quadratic_ramp(l.flops.weight, step, l.flops.ramp_steps);
-            let value = flops(weights, vocab, l.flops.spare_below, lambda * share, &mut slopes);
-            report("flops", value, lambda);
-        }
-        if l.l1.weight > 0.0 {
-            let value = l1(weights, vocab, l.l1.weight * share, &mut slopes);
-            report("l1", value, l.l1.weight);
-        }
         if l.lexical.weight > 0.0 {
             let targets: Vec<&SparseVector> = targets.iter().collect();
             let at = below.insert(vec![0.0f32; weights.len()]);
             let value = self.lexical.add(weights, vocab, &targets, l.lexical.weight * share, &mut slopes, at);
             report("lexical", value, l.lexical.weight);
         }
-        outcome.lambda = (l.flops.weight > 0.0).then(|| quadratic_ramp(l.flops.weight, step, l.flops.ramp_steps));
+        let others = norm(&slopes);
+        let mut pressed = vec![0.0f32; weights.len()];
+        if press.flops > 0.0 {
+            let groups = match l.flops.form {
+                FlopsForm::Grouped => batch.slots(),
+                FlopsForm::Mean | FlopsForm::Df => vec![(0..batch.documents.len()).collect()],
+            };
+            let mask = Mask { spare_below: l.flops.spare_below, factors: press.factors };
+            let value = flops_of_groups(weights, vocab, &groups, mask, press.flops * share, &mut pressed);
+            report("flops", value, press.flops);
+        }
+        if press.l1 > 0.0 {
+            let value = l1(weights, vocab, press.l1 * share, &mut pressed);
+            report("l1", value, press.l1);
+        }
+        let strength = norm(&pressed);
+        if l.anti_zero.weight > 0.0 {
+            let of_queries: f64 = queries.iter().flat_map(|q| q.weights.iter()).map(|&w| f64::from(w)).sum();
+            let term = anti_zero(of_queries, weights, l.anti_zero.weight * share, &mut pressed);
+            report("anti_zero", term.value, l.anti_zero.weight);
+        }
+        for (slope, more) in slopes.iter_mut().zip(&pressed) {
+            *slope += more;
+        }
+        let is_pressed = press.flops + press.l1 > 0.0;
+        outcome.slopes = is_pressed.then(|| (strength / share, others / share));
+        outcome.lambda = is_pressed.then_some(if press.flops > 0.0 { press.flops } else { press.l1 });
+        outcome.masked = masked;
         Slopes { outcome, weights: slopes, below }
     }
+}
+
+/// Euclidean norm, summed in double.
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
 /// A teacher's scores of each query; `targets` by column where it is the lexical one.

@@ -5,6 +5,9 @@ use std::time::Instant;
 
 use nsparse_core::{Cancel, Progress, TextTokenizer, files};
 use nsparse_encoder::{BertConfig, BertMlm, Device};
+use rand::SeedableRng;
+use rand::seq::index;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::calibrate::{CalibrationReport, prepare_head};
@@ -13,12 +16,13 @@ use crate::config::TrainConfig;
 use crate::contrastive::Contrastive;
 use crate::data::TrainingData;
 use crate::evaluate::{EvaluationRecord, Evaluator};
+use crate::guard::{Guard, StartReading, Telemetry, Warning};
 use crate::metrics_log::{MetricsLog, Record, StepRecord};
 use crate::model_out::write_model;
 use crate::network::Network;
 use crate::optimizer::{AdamW, rate_factor};
-use crate::sections::When;
-use crate::stage::{Stage, StepOutcome, take_step};
+use crate::sections::{GuardAction, When};
+use crate::stage::{Stage, StageMemory, StepOutcome, take_step};
 use crate::warm_start::{LexicalTargets, WarmStart};
 use crate::{Error, Result};
 
@@ -80,6 +84,12 @@ pub struct Summary {
     pub steps: usize,
     /// The evaluation that decided which model is kept.
     pub best: Option<EvaluationRecord>,
+    /// What the guard found.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// Whether the run ended early because of it.
+    #[serde(default)]
+    pub stopped_by_guard: bool,
     /// All evaluations.
     pub evaluations: Vec<EvaluationRecord>,
     /// The same metric, queries and documents with BM25's tf part as document weight, the warm start's target:
@@ -94,7 +104,8 @@ pub struct Summary {
 /// Runs a recipe: calibration, warm start, contrastive stage. Writes `config.yaml`, `metrics.jsonl`,
 /// `checkpoints/`, `warm-start/`, `model/` and `summary.json` into the run's folder.
 ///
-/// A run that is asked to stop ends cleanly with a checkpoint and `finished: false`.
+/// A run that is asked to stop, or that the guard stops (`guard.action: stop`), ends cleanly with a checkpoint and
+/// `finished: false`.
 ///
 /// # Errors
 /// If the recipe and its data do not fit, a file cannot be read or written, the folder holds a run
@@ -131,8 +142,12 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
     }
     let preparing_seconds = started.elapsed().as_secs_f64();
 
+    let guard = Guard::new(config.guard.clone(), state.guard.clone());
     let mut run = Run {
         config,
+        guard,
+        start_is_unread: moments.is_none(),
+        stopped_by_guard: false,
         hooks,
         network,
         data: &data,
@@ -155,6 +170,7 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
         }
         run.state.stage += 1;
         run.state.step = 0;
+        run.state.memory = StageMemory::default();
     }
     if finished && run.state.best.is_none() {
         write_model(&dir.join("model"), &run.model, &data, config)?;
@@ -167,6 +183,9 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
 
 struct Run<'a> {
     config: &'a TrainConfig,
+    guard: Guard,
+    start_is_unread: bool,
+    stopped_by_guard: bool,
     hooks: &'a Hooks<'a>,
     network: Network,
     data: &'a TrainingData,
@@ -190,6 +209,15 @@ impl Run<'_> {
         if let Some((first, second, steps)) = moments {
             optimizer.restore(first, second, steps).ok_or_else(|| Error::config("the moments do not fit the model"))?;
         }
+        stage.recall(std::mem::take(&mut self.state.memory));
+        if std::mem::take(&mut self.start_is_unread) && self.config.guard.action != GuardAction::Off {
+            let warnings = self.read_start()?;
+            if self.warn(warnings)? {
+                self.state.memory = stage.memory();
+                self.checkpoint(&optimizer)?;
+                return Ok(false);
+            }
+        }
         let mut gradient = vec![0.0f32; self.model.parameters.len()];
         let task = self.hooks.progress.start(title(stage.name()), total as u64);
         task.advance(self.state.step as u64);
@@ -197,6 +225,7 @@ impl Run<'_> {
 
         loop {
             // Evaluate, keep the best, checkpoint.
+            self.state.memory = stage.memory();
             let step = self.state.step;
             let improved = match self.evaluate(stage, step) {
                 Ok(improved) => improved,
@@ -240,6 +269,9 @@ impl Run<'_> {
             cost.documents += outcome.documents as u64;
             cost.tokens += outcome.tokens as u64;
             let rate = outcome.tokens as f64 / seconds.max(1e-9);
+            let at = (self.state.step, total);
+            let seen = Telemetry::of(&outcome, norm, stage.name(), at, self.state.total_steps);
+            let warnings = self.guard.step(&seen);
             task.advance(1);
             task.message(&format!(
                 "loss {:.4}, {:.0} active, {rate:.0} tokens/s",
@@ -256,13 +288,46 @@ impl Run<'_> {
                     parts: outcome.parts,
                     learning_rate: rates.encoder * factor,
                     lambda: outcome.lambda,
+                    steering: outcome.steering,
+                    zero_vectors: outcome.zero_vectors,
+                    masked_candidates: outcome.masked,
                     gradient_norm: norm,
                     tokens: outcome.tokens,
                     tokens_per_second: rate,
                     seconds,
                 }))?;
             }
+            if self.warn(warnings)? {
+                self.state.memory = stage.memory();
+                self.checkpoint(&optimizer)?;
+                return Ok(false);
+            }
         }
+    }
+
+    /// Some documents before the first step, as the guard sees them.
+    fn read_start(&mut self) -> Result<Vec<Warning>> {
+        let documents = &self.data.documents;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.run.seed ^ 0x6775_6172_6400_0000);
+        let wanted = self.config.guard.documents.min(documents.len());
+        let drawn = index::sample(&mut rng, documents.len(), wanted).into_vec();
+        let mut logits = Vec::with_capacity(drawn.len() * self.network.vocab);
+        for chunk in drawn.chunks(8) {
+            logits.extend(self.network.logits(&self.model.parameters, documents, chunk)?);
+        }
+        Ok(self.guard.start(&StartReading::of(&logits, &self.network.zeroed)))
+    }
+
+    /// Says what the guard found and writes it down. Whether the run is to end.
+    fn warn(&mut self, warnings: Vec<Warning>) -> Result<bool> {
+        for warning in &warnings {
+            self.hooks.progress.warn(&warning.to_string());
+            self.log.write(&Record::Warning(warning.clone()))?;
+        }
+        self.stopped_by_guard = self.guard.stops(&warnings);
+        self.state.warnings.extend(warnings);
+        self.state.guard = self.guard.state().clone();
+        Ok(self.stopped_by_guard)
     }
 
     /// Evaluates where it is due; a new best becomes `model/`. Whether it is one.
@@ -346,6 +411,8 @@ impl Run<'_> {
                 .collect(),
             steps: self.state.total_steps,
             best: self.state.best.clone(),
+            warnings: self.state.warnings.clone(),
+            stopped_by_guard: self.stopped_by_guard,
             evaluations: self.state.evaluations.clone(),
             lexical_reference,
             preparing_seconds,

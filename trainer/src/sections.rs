@@ -7,6 +7,9 @@ use nsparse_core::{DocumentTemplate, IdfFormula};
 use nsparse_encoder::Precision;
 use serde::{Deserialize, Serialize};
 
+use crate::losses::Margin;
+use crate::regularisers::Ramp;
+
 /// `run`: where the run lives and what it draws from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -301,6 +304,8 @@ pub struct LossSection {
     pub flops: FlopsSection,
     /// Penalty on the sum of weights.
     pub l1: L1Section,
+    /// Penalty on a batch that becomes all zero.
+    pub anti_zero: AntiZeroSection,
     /// The warm start's loss, kept as a small term so that it is not forgotten.
     pub lexical: LexicalSection,
 }
@@ -315,11 +320,24 @@ pub struct InfoNceSection {
     pub temperature: f64,
     /// Over which documents.
     pub candidates: Candidates,
+    /// Which of them a teacher takes out; without it only other known positives go, by their ids.
+    pub false_negatives: Option<FalseNegativeSection>,
+}
+
+/// `train.losses.infonce.false_negatives`: candidates that a teacher holds for as good as the positive are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FalseNegativeSection {
+    /// Where teacher scores come from; candidates without one stay.
+    #[serde(default)]
+    pub teacher: Teacher,
+    /// `{absolute: m}`: scores above the positive's less m go; `{relative: 0.05}`: those above 95 % of it.
+    pub margin: Margin,
 }
 
 impl Default for InfoNceSection {
     fn default() -> Self {
-        Self { weight: 1.0, temperature: 1.0, candidates: Candidates::Batch }
+        Self { weight: 1.0, temperature: 1.0, candidates: Candidates::Batch, false_negatives: None }
     }
 }
 
@@ -372,30 +390,115 @@ impl Default for MarginMseSection {
     }
 }
 
-/// `train.losses.flops`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What a penalty's weight is steered to; give one of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct FlopsSection {
-    /// Weight at the end of the ramp (λ).
-    pub weight: f64,
-    /// Steps T of the quadratic ramp `λ·min(1, (t+1)/T)²`; 0: λ from the first step on.
-    pub ramp_steps: usize,
-    /// Documents with at most so many active dimensions are left out of the penalty; 0: none is.
-    pub spare_below: usize,
+pub struct TargetSection {
+    /// Mean active dimensions of a document.
+    pub doc_dims: Option<f64>,
+    /// Expected tokens that a query and a document share: `Σ_j P(j in query) · P(j active in document)`, over the
+    /// training queries. Published models stand at about 2.
+    pub flops: Option<f64>,
+    /// The weight of the first step.
+    pub start_weight: f64,
+    /// Steps within which a weight ten times too low is walked up; a twentieth of the stage where it is not given.
+    pub response_steps: Option<usize>,
 }
 
-impl Default for FlopsSection {
-    fn default() -> Self {
-        Self { weight: 1e-3, ramp_steps: 0, spare_below: 0 }
+impl TargetSection {
+    /// The weight that steering begins with where none is given.
+    pub const START_WEIGHT: f64 = 1e-3;
+
+    /// The density aimed at, in the unit of the key that is given.
+    pub fn value(&self) -> f64 {
+        self.doc_dims.or(self.flops).unwrap_or_default()
     }
+}
+
+/// Which means FLOPS squares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlopsForm {
+    /// Over all documents of the batch, as in sentence-transformers.
+    #[default]
+    Mean,
+    /// Over the positives, over the first negatives, … each by itself, and summed, as in OpenSearch's tuning sample:
+    /// about (1 + negatives) times as large.
+    Grouped,
+    /// As `mean`, each token times a factor that grows with the share of documents in which it is active (DF-FLOPS,
+    /// arXiv 2505.15070; the factor stands inside the square).
+    Df,
+}
+
+/// `train.losses.flops.df`: the factor `1 / (1 + (x^(log_α 2) − 1)^β)` of a token active in a share x of documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DfSection {
+    /// Share at which the factor is a half, in (0, 1).
+    pub alpha: f64,
+    /// How steep it rises there, above 0.
+    pub beta: f64,
+    /// About so many of the last documents are counted.
+    pub memory: usize,
+}
+
+impl Default for DfSection {
+    fn default() -> Self {
+        Self { alpha: 0.1, beta: 10.0, memory: 2000 }
+    }
+}
+
+/// `train.losses.flops`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FlopsSection {
+    /// Weight at the end of the ramp (λ); 1e-3 where neither this nor `target` is given.
+    pub weight: Option<f64>,
+    /// Steps T of the ramp `λ·min(1, ((t+1)/T)²)`; 0: λ from the first step on.
+    pub ramp_steps: usize,
+    /// `quadratic`, `linear` or `none`.
+    pub ramp: Ramp,
+    /// In place of `weight`: the density that the weight is steered to.
+    pub target: Option<TargetSection>,
+    /// `mean`, `grouped` or `df`.
+    pub form: FlopsForm,
+    /// With `form: df`: how the factor comes from the document frequency.
+    pub df: Option<DfSection>,
+    /// Documents with at most so many active dimensions are left out of the penalty; 0: none is.
+    pub spare_below: usize,
 }
 
 /// `train.losses.l1`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct L1Section {
+    /// Weight at the end of the ramp.
+    pub weight: f64,
+    /// Steps of the ramp; 0: the whole weight from the first step on.
+    pub ramp_steps: usize,
+    /// `quadratic`, `linear` or `none`.
+    pub ramp: Ramp,
+}
+
+/// `train.losses.anti_zero`: `1/(Σ q)² + 1/(Σ d)²` over a batch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AntiZeroSection {
     /// Weight of the term.
     pub weight: f64,
+}
+
+impl FlopsSection {
+    /// The weight at the end of the ramp where nothing is steered, else the one that steering begins with.
+    pub fn peak(&self) -> f64 {
+        self.target.map_or(self.weight.unwrap_or(TargetSection::START_WEIGHT), |t| t.start_weight)
+    }
+}
+
+impl Default for TargetSection {
+    fn default() -> Self {
+        Self { doc_dims: None, flops: None, start_weight: Self::START_WEIGHT, response_steps: None }
+    }
 }
 
 /// `train.losses.lexical`; k1, b and the weight of other tokens are the warm start's.
@@ -464,5 +567,95 @@ pub struct CheckpointSection {
 impl Default for CheckpointSection {
     fn default() -> Self {
         Self { every: 100, keep: 2 }
+    }
+}
+
+/// What the guard does with a finding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", try_from = "GuardWord")]
+pub enum GuardAction {
+    /// Says it, and writes it to `metrics.jsonl`.
+    #[default]
+    Warn,
+    /// Says it, and ends the run with a checkpoint where going on is a waste.
+    Stop,
+    /// Looks at nothing.
+    Off,
+}
+
+/// YAML reads a bare `off` as `false`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum GuardWord {
+    Flag(bool),
+    Word(String),
+}
+
+impl TryFrom<GuardWord> for GuardAction {
+    type Error = String;
+
+    fn try_from(word: GuardWord) -> Result<Self, String> {
+        match word {
+            GuardWord::Flag(false) => Ok(Self::Off),
+            GuardWord::Word(word) if word == "off" => Ok(Self::Off),
+            GuardWord::Word(word) if word == "warn" => Ok(Self::Warn),
+            GuardWord::Word(word) if word == "stop" => Ok(Self::Stop),
+            _ => Err("`guard.action` is `warn`, `stop` or `off`".to_owned()),
+        }
+    }
+}
+
+/// `guard`: when a run is said to go wrong.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GuardSection {
+    /// `warn`, `stop` or `off`.
+    pub action: GuardAction,
+    /// Documents that are encoded before the first step; at least 1.
+    pub documents: usize,
+    /// Largest mean of the logits above 0 at the start.
+    pub max_logit: f64,
+    /// Largest share of the vocabulary active in a document at the start.
+    pub max_density: f64,
+    /// Largest share of documents without an active dimension.
+    pub zero_vectors: f64,
+    /// Share of the stage's first density below which documents count as collapsed.
+    pub collapse: f64,
+    /// The same while the penalty overpowers the ranking.
+    pub falling: f64,
+    /// How many times as hard as all other terms the penalty may pull at the vectors.
+    pub penalty_ratio: f64,
+    /// Largest share of a document's dimensions that are active in nearly every document.
+    pub always_on: f64,
+    /// Largest share of the tokens in use at first that may fall out of use.
+    pub dead: f64,
+    /// Largest relative distance from the target,
+    pub off_target: f64,
+    /// once this share of the stage is done.
+    pub settled: f64,
+    /// How many times the usual loss, and how many of its spreads above it, make a spike.
+    pub spike: f64,
+    /// How many times the usual gradient make a spike.
+    pub gradient: f64,
+}
+
+impl Default for GuardSection {
+    fn default() -> Self {
+        Self {
+            action: GuardAction::Warn,
+            documents: 32,
+            max_logit: 12.0,
+            max_density: 0.5,
+            zero_vectors: 0.05,
+            collapse: 0.1,
+            falling: 0.7,
+            penalty_ratio: 10.0,
+            always_on: 0.5,
+            dead: 0.75,
+            off_target: 0.25,
+            settled: 0.6,
+            spike: 8.0,
+            gradient: 50.0,
+        }
     }
 }

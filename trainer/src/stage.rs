@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use nsparse_encoder::Parameters;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::controller::ControllerState;
 use crate::network::Network;
 use crate::optimizer::AdamW;
+use crate::regularisers::{DocumentFrequencies, active};
 use crate::sections::{Decay, LearningRate};
 
-/// One stage of a run. A step's gradient is a function of parameters and step number alone.
+/// One stage of a run. A step's gradient is a function of parameters, step number and [`StageMemory`] alone.
 pub trait Stage {
     /// Its name in `metrics.jsonl` and in messages.
     fn name(&self) -> &'static str;
@@ -33,6 +36,26 @@ pub trait Stage {
         step: usize,
         gradient: &mut [f32],
     ) -> Result<StepOutcome>;
+
+    /// What the stage remembers from step to step, for a checkpoint.
+    fn memory(&self) -> StageMemory {
+        StageMemory::default()
+    }
+
+    /// Puts it back.
+    fn recall(&mut self, _memory: StageMemory) {}
+}
+
+/// What a stage remembers from step to step besides parameters and moments.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageMemory {
+    /// The loop that steers the penalty's weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<ControllerState>,
+    /// How often tokens are active, for DF-FLOPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frequencies: Option<DocumentFrequencies>,
 }
 
 /// One step of the loop: the stage's gradient at a 0-based step, clipping, and the optimizer's step with every rate
@@ -59,6 +82,18 @@ pub fn take_step(
     Ok((outcome, norm))
 }
 
+/// A penalty's weight under control: where it aims, and what it sees.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Steering {
+    /// The density aimed at: active dimensions, or expected matches of a query and a document.
+    pub target: f64,
+    /// The density as smoothed and set right, in the same unit.
+    pub measured: f64,
+    /// The same of documents drawn from the corpus, in steps that encode some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corpus: Option<f64>,
+}
+
 /// What a step gave.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutcome {
@@ -68,15 +103,48 @@ pub struct StepOutcome {
     pub parts: BTreeMap<&'static str, f64>,
     /// Weight of the sparsity penalty in this step.
     pub lambda: Option<f64>,
+    /// Where that weight is steered.
+    pub steering: Option<Steering>,
     /// Documents encoded.
     pub documents: usize,
     /// Sum of their active dimensions.
     pub active: usize,
+    /// Sum of their expected matches with a query, where the target is one of those.
+    pub matches: f64,
     /// Their tokens.
     pub tokens: usize,
+    /// Documents without any active dimension.
+    pub zero_vectors: usize,
+    /// Sum of their weights.
+    pub weight_sum: f64,
+    /// In how many of them each token is active, `[V]`.
+    pub token_documents: Vec<u32>,
+    /// Euclidean norm of the penalties' slopes at the vectors, and of all other terms' slopes.
+    pub slopes: Option<(f64, f64)>,
+    /// Candidates that a teacher took out.
+    pub masked: usize,
 }
 
 impl StepOutcome {
+    /// What vectors `[N, V]` show by themselves.
+    pub fn of_vectors(weights: &[f32], vocab: usize) -> Self {
+        let mut out = Self {
+            documents: weights.len() / vocab,
+            token_documents: vec![0; vocab],
+            weight_sum: weights.iter().map(|&w| f64::from(w)).sum(),
+            ..Self::default()
+        };
+        for row in weights.chunks_exact(vocab) {
+            let here = active(row);
+            out.active += here;
+            out.zero_vectors += usize::from(here == 0);
+            for (count, &w) in out.token_documents.iter_mut().zip(row) {
+                *count += u32::from(w > 0.0);
+            }
+        }
+        out
+    }
+
     /// Mean active dimensions of a document.
     pub fn active_dimensions(&self) -> f64 {
         self.active as f64 / self.documents.max(1) as f64
@@ -89,8 +157,21 @@ impl StepOutcome {
             *self.parts.entry(name).or_insert(0.0) += share * value;
         }
         self.lambda = other.lambda.or(self.lambda);
+        self.steering = other.steering.or(self.steering);
         self.documents += other.documents;
         self.active += other.active;
+        self.matches += other.matches;
         self.tokens += other.tokens;
+        self.zero_vectors += other.zero_vectors;
+        self.weight_sum += other.weight_sum;
+        self.token_documents.resize(self.token_documents.len().max(other.token_documents.len()), 0);
+        for (count, more) in self.token_documents.iter_mut().zip(&other.token_documents) {
+            *count += more;
+        }
+        if let Some((penalty, rest)) = other.slopes {
+            let (a, b) = self.slopes.unwrap_or_default();
+            self.slopes = Some((a + share * penalty, b + share * rest));
+        }
+        self.masked += other.masked;
     }
 }

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::batches::Stream;
 use crate::data::Documents;
 use crate::network::Network;
-use crate::regularisers::{LexicalTerm, active};
+use crate::regularisers::LexicalTerm;
 use crate::sections::{Decay, LearningRate, WarmStartSection};
 use crate::stage::{Stage, StepOutcome};
 
@@ -114,10 +114,8 @@ impl Stage for WarmStart<'_> {
             let part = StepOutcome {
                 loss,
                 parts: [("lexical", loss)].into(),
-                lambda: None,
-                documents: chunk.len(),
-                active: encoded.weights.chunks_exact(network.vocab).map(active).sum(),
                 tokens: chunk.iter().map(|&n| self.documents.window(n).len()).sum(),
+                ..StepOutcome::of_vectors(&encoded.weights, network.vocab)
             };
             outcome.add(&part, share);
             network.backward(parameters, encoded, slopes, Some(&below), gradient)?;

@@ -113,3 +113,72 @@ checkpoint: {{every: 3, keep: 2}}
     let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
     TrainConfig::parse(&text, &overrides).unwrap()
 }
+
+/// Writes a `tokenizer.json` over the words of the sample collection, and gives that collection's folder.
+pub(crate) fn sample(folder: &Path) -> PathBuf {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples/retrieval");
+    let corpus = std::fs::read_to_string(data.join("corpus.jsonl")).unwrap();
+    let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for line in corpus.lines() {
+        let document: serde_json::Value = serde_json::from_str(line).unwrap();
+        for field in ["title", "text"] {
+            let text = document[field].as_str().unwrap().to_lowercase();
+            for word in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()) {
+                *counts.entry(word.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+    let words = counts.into_iter().filter(|(_, n)| *n > 1).map(|(word, _)| word);
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        special.iter().map(|s| (*s).to_owned()).chain(words).enumerate().map(|(i, t)| (t, i.into())).collect();
+    let added: Vec<serde_json::Value> = special
+        .iter()
+        .enumerate()
+        .map(|(id, content)| {
+            serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        })
+        .collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab},
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    data
+}
+
+/// A healthy recipe for the sample collection: a random model, calibrated, warm-started, then trained on the judged
+/// pairs. Overrides come on top.
+pub(crate) fn sample_recipe(folder: &Path, data: &Path, run: &str, overrides: &[&str]) -> TrainConfig {
+    let text = format!(
+        r"
+run: {{dir: {folder}/{run}, seed: 5}}
+model:
+  random: {{hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64, max_position_embeddings: 64}}
+  tokenizer: {folder}/tokenizer.json
+data: {{dir: {data}, max_tokens: 48}}
+calibration: {{active_dimensions: 60, documents: 64}}
+warm_start: {{steps: 30, batch_documents: 16, learning_rate: {{encoder: 1e-3, head: 3e-3}}, warmup_steps: 5}}
+train:
+  steps: 40
+  batch_queries: 12
+  learning_rate: {{encoder: 1e-3, head: 1e-3}}
+  warmup_steps: 4
+  dropout: 0.1
+  losses:
+    infonce: {{weight: 1.0, temperature: 2.0}}
+    flops: {{weight: 1e-3, ramp_steps: 10}}
+    lexical: {{weight: 0.1}}
+eval: {{fraction: 0}}
+checkpoint: {{every: 0, keep: 1}}
+",
+        folder = folder.display(),
+        data = data.display(),
+    );
+    let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
+    TrainConfig::parse(&text, &overrides).unwrap()
+}

@@ -92,6 +92,14 @@ impl Progress for Bars {
         bar.enable_steady_tick(Duration::from_millis(200));
         Box::new(Bar(bar))
     }
+
+    fn warn(&self, text: &str) {
+        if self.shown {
+            // On a terminal a bar may stand on this line.
+            let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
+            eprintln!("{clear}warning: {text}");
+        }
+    }
 }
 
 /// Where there is no terminal, such as in a log: a line now and then.

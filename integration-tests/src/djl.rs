@@ -52,8 +52,7 @@ impl Djl {
         std::fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
         let folder = folder.canonicalize().map_err(|e| format!("cannot find {}: {e}", folder.display()))?;
         // One build at a time: tests of several processes share the folder.
-        let lock = std::fs::File::create(folder.join("build.lock")).map_err(|e| format!("cannot lock: {e}"))?;
-        lock.lock().map_err(|e| format!("cannot lock: {e}"))?;
+        let _lock = lock(&folder)?;
         let output = Command::new("mvn")
             .args(["-q", "-B", "-f"])
             .arg(project.join("pom.xml"))
@@ -64,6 +63,13 @@ impl Djl {
         check("mvn", "Maven (Debian: maven)", output)?;
         Ok(folder)
     }
+}
+
+/// The folder to oneself, among all processes, until the file is dropped.
+fn lock(folder: &Path) -> Result<std::fs::File, String> {
+    let file = std::fs::File::create(folder.join("lock")).map_err(|e| format!("cannot lock: {e}"))?;
+    file.lock().map_err(|e| format!("cannot lock: {e}"))?;
+    Ok(file)
 }
 
 /// What a program that must succeed said; an error names the program, or what is missing.
@@ -133,6 +139,8 @@ fn run(djl: Djl, class: &str, file: &Path, input: &[serde_json::Value], rest: &[
     let mut lines = input.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     lines.push('\n');
     std::fs::write(&input_path, lines).map_err(|e| format!("cannot write {}: {e}", input_path.display()))?;
+    // One at a time: DJL unpacks its libraries in place, also while another process has them mapped.
+    let _lock = lock(folder)?;
     let output = Command::new("java")
         // One thread, as ML Commons sets it; nothing is fetched, nothing is reported.
         .args(["-Xmx1g", "-Dai.djl.pytorch.num_threads=1", "-Dai.djl.pytorch.num_interop_threads=1"])

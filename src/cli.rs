@@ -54,8 +54,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume"
     )]
     Train(TrainArgs),
-    /// Export a model as packages that ML Commons takes
-    #[command(after_help = "Example:\n  nsparse export runs/scifact/model --out package --name my-encoder")]
+    /// Export a model as TorchScript or ONNX, in packages that ML Commons takes
+    #[command(
+        after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs\ninput1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."
+    )]
     Export(ExportArgs),
     /// Register and deploy a package, make pipeline and index
     #[command(
@@ -67,9 +69,17 @@ pub(crate) enum Command {
     Undeploy(UndeployArgs),
     /// Encode documents here and index them
     #[command(
-        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data"
+        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data"
     )]
     Ingest(IngestArgs),
+    /// Encode documents into a file of vectors; stopped at any moment, the same command goes on
+    #[command(
+        after_help = "Examples:\n  nsparse encode --beir scifact --model runs/scifact/model --out vectors.jsonl\n  zcat docs.jsonl.gz | nsparse encode - --id-field id --model model --out vectors.nsv --format binary\n  nsparse encode docs.jsonl --model model --out part-1.nsv --format binary --shard 1/4\n\nShards become one file by `nsparse reduce`."
+    )]
+    Encode(EncodeArgs),
+    /// Make one file of the shards of an encoding
+    #[command(after_help = "Example:\n  nsparse reduce part-*.nsv --out vectors.nsv")]
+    Reduce(ReduceArgs),
     /// Search an index
     #[command(
         after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data"
@@ -318,6 +328,39 @@ pub(crate) struct ExportArgs {
     /// The package's version in the cluster
     #[arg(long, default_value = "1.0.0")]
     pub(crate) package_version: String,
+    /// What the document encoder is written for
+    #[arg(long, value_enum, default_value_t = GraphFormat::Torchscript)]
+    pub(crate) format: GraphFormat,
+}
+
+/// The form of an exported graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GraphFormat {
+    /// libtorch, which ML Commons brings
+    Torchscript,
+    /// onnxruntime, which ML Commons brings too; the .onnx also lies beside the package
+    Onnx,
+}
+
+/// Which engine computes documents' vectors.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RuntimeArgs {
+    /// What computes the vectors
+    #[arg(long, value_enum, default_value_t = Runtime::Nsparse)]
+    pub(crate) runtime: Runtime,
+    /// onnxruntime's shared library, or the folder that holds it [default: the one that
+    /// scripts/fetch-onnxruntime.sh fetched, or the system's]
+    #[arg(long, value_name = "FILE", env = "ORT_DYLIB_PATH", hide_env_values = true)]
+    pub(crate) onnxruntime: Option<PathBuf>,
+}
+
+/// An engine for documents' vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Runtime {
+    /// nsparse's own
+    Nsparse,
+    /// onnxruntime, loaded when asked for; --model may be a package that holds ONNX
+    Onnxruntime,
 }
 
 #[derive(Debug, Args)]
@@ -404,6 +447,88 @@ pub(crate) struct IngestArgs {
     /// cpu, cpu-reference, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EncodeArgs {
+    /// The documents: a file of jsonl, or `-` for standard input [or: --data, --beir]
+    #[arg(value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// The model directory that encodes
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The file of vectors; FILE.meta beside it says what made it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The file's form
+    #[arg(long, value_enum, default_value_t = VectorFormat::Jsonl)]
+    pub(crate) format: VectorFormat,
+    /// How exactly weights are written
+    #[arg(long, value_enum, default_value_t = WeightBits::Full)]
+    pub(crate) weights: WeightBits,
+    /// What weights are multiplied by before they are rounded to Anserini's integers [default: 100]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) quantize: Option<u32>,
+    /// Only the I-th of N parts, counted from 1: blocks of documents go round
+    #[arg(long, value_name = "I/N")]
+    pub(crate) shard: Option<String>,
+    /// Documents that are sorted by length, encoded and noted as done together
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) block: u64,
+    /// Most tokens that are computed at once: speed against memory
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) batch_tokens: u64,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) threads: Option<u32>,
+    /// Replace a file of another job, and begin anew where one was stopped
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+}
+
+/// The form of a file of vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VectorFormat {
+    /// {"id", "vector": {token: weight}} a line, as a `rank_features` field takes it
+    Jsonl,
+    /// {"id", "contents", "vector": {token: integer}} a line: Anserini's `JsonVectorCollection`
+    Anserini,
+    /// Token ids and weights, a fifth as large; knows its vocabulary and whether it is whole
+    Binary,
+}
+
+/// How exactly weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightBits {
+    /// As computed
+    Full,
+    /// Cut to the 9 significant bits that the engine keeps
+    Stored,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReduceArgs {
+    /// The files of all shards, in any order
+    #[arg(required = true, value_name = "SHARDS")]
+    pub(crate) shards: Vec<PathBuf>,
+    /// The file of all vectors
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Replace a file of another job
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

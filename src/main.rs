@@ -6,6 +6,8 @@ mod bench;
 mod cli;
 mod cluster_index;
 mod commands;
+mod document_encoder;
+mod encode_job;
 mod failure;
 mod printer;
 mod ranking;
@@ -61,6 +63,8 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Deploy(args) => commands::deploy::run(&args, printer),
         Command::Undeploy(args) => commands::undeploy::run(&args, printer),
         Command::Ingest(args) => commands::ingest::run(&args, printer),
+        Command::Encode(args) => commands::encode::run(&args, printer),
+        Command::Reduce(args) => commands::reduce::run(&args, printer),
         Command::Search(args) => commands::search::run(&args, printer),
         Command::Eval(args) => commands::eval::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),

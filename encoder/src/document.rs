@@ -11,6 +11,9 @@ use crate::{Backend, BertMlm, Device, Error, Parameters, Precision, Result, Toke
 /// Tokens in one batch unless said otherwise: large products, small memory.
 pub const DEFAULT_BATCH_TOKENS: usize = 4096;
 
+/// Most pooled logits in one batch, over all its documents: 64 Mi entries are 384 MiB with their positions.
+const MAX_POOLED: usize = 64 << 20;
+
 /// How texts become vectors besides the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodeSettings {
@@ -77,7 +80,8 @@ pub fn encode_counted<T: AsRef<str> + Sync>(
         .collect::<Result<_>>()?;
     let mut vectors = vec![SparseVector::default(); texts.len()];
     let task = progress.start("Encoding", texts.len() as u64);
-    for places in batches(&windows, settings.batch_tokens) {
+    let max_documents = MAX_POOLED / tokenizer.vocabulary().len().max(1);
+    for places in batches(&windows, settings.batch_tokens, max_documents) {
         cancel.check()?;
         let documents: Vec<&[u32]> = places.iter().map(|&place| windows[place].as_slice()).collect();
         let forward = backend.forward_positive(parameters, &TokenBatch::new(&documents), None, false)?;
@@ -100,9 +104,9 @@ pub fn encode_counted<T: AsRef<str> + Sync>(
     Ok(Encoded { vectors, tokens: windows.iter().map(|w| w.len() as u64).sum() })
 }
 
-/// Places of texts, batch after batch: the longest first, so that texts of like length stand together and
-/// memory is at its peak at the start.
-fn batches(windows: &[Vec<u32>], batch_tokens: usize) -> Vec<Vec<usize>> {
+/// Places of texts, batch after batch: the longest first, so that texts of like length stand together. A batch of
+/// very short texts ends at `max_documents`: each has a row of the vocabulary's size.
+fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_documents: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&place| std::cmp::Reverse(windows[place].len()));
     let mut out: Vec<Vec<usize>> = Vec::new();
@@ -110,7 +114,7 @@ fn batches(windows: &[Vec<u32>], batch_tokens: usize) -> Vec<Vec<usize>> {
     for place in order {
         let len = windows[place].len();
         match out.last_mut() {
-            Some(batch) if tokens + len <= batch_tokens => {
+            Some(batch) if tokens + len <= batch_tokens && batch.len() < max_documents => {
                 batch.push(place);
                 tokens += len;
             }
@@ -281,5 +285,19 @@ impl DocumentEncoder for SparseEncoder {
 
     fn max_tokens(&self) -> usize {
         self.settings.max_tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_hold_like_lengths_and_neither_too_many_tokens_nor_too_many_documents() {
+        let lengths = [3usize, 9, 3, 40, 3, 3, 10, 3];
+        let windows: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![0; n]).collect();
+        assert_eq!(batches(&windows, 19, 100), [vec![3], vec![6, 1], vec![0, 2, 4, 5, 7]]);
+        assert_eq!(batches(&windows, 19, 3), [vec![3], vec![6, 1], vec![0, 2, 4], vec![5, 7]]);
+        assert!(batches(&[], 19, 3).is_empty());
     }
 }

@@ -1,13 +1,17 @@
 //! `nsparse export`: the packages that ML Commons takes.
 
-use nsparse_exporter::export;
+use nsparse_exporter::{ModelFormat, export_as};
 
 use crate::ExitStatus;
-use crate::cli::ExportArgs;
+use crate::cli::{ExportArgs, GraphFormat};
 use crate::printer::Printer;
 
 pub(crate) fn run(args: &ExportArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
-    let report = export(&args.model, &args.out, &args.name, &args.package_version)?;
+    let format = match args.format {
+        GraphFormat::Torchscript => ModelFormat::TorchScript,
+        GraphFormat::Onnx => ModelFormat::Onnx,
+    };
+    let report = export_as(&args.model, &args.out, &args.name, &args.package_version, format)?;
     let manifest = &report.manifest;
     printer.text(format!("`{}` {} in {}:", manifest.name, manifest.version, args.out.display()));
     for (what, part) in [("document encoder", &manifest.document), ("query tokenizer", &manifest.query)] {
@@ -15,6 +19,9 @@ pub(crate) fn run(args: &ExportArgs, printer: &Printer) -> anyhow::Result<ExitSt
             "  {what}: {} ({} bytes, sha256 {}), register body {}",
             part.zip, part.bytes, part.sha256, part.register
         ));
+    }
+    if let Some(onnx) = &manifest.onnx {
+        printer.text(format!("  for onnxruntime itself: {} ({} bytes), tokenizer.json", onnx.file, onnx.bytes));
     }
     printer.text(format!("\nNext: nsparse deploy {} --url URL", args.out.display()));
     printer.json(manifest)?;

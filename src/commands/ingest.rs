@@ -1,8 +1,6 @@
 //! `nsparse ingest`: encodes documents here and indexes them.
 
-use nsparse_core::journal;
-use nsparse_core::model_dir::ModelDir;
-use nsparse_encoder::SparseEncoder;
+use nsparse_core::{DocumentEncoder as _, journal};
 use nsparse_opensearch::ml::{Deployment, Fields};
 use nsparse_opensearch::{Cluster, IngestOptions, ingest_vectors};
 use serde_json::json;
@@ -11,35 +9,27 @@ use crate::ExitStatus;
 use crate::cli::IngestArgs;
 use crate::failure::usage;
 use crate::printer::Printer;
-use crate::settings;
+use crate::{document_encoder, settings};
 
 /// Rejected documents that are listed on the terminal; `--json` lists all.
 const SHOWN: usize = 20;
 
 pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
+    }
     let (cluster, index, fields) = target(args)?;
-    let directory = ModelDir::open(&args.model)?;
-    let facts = directory.facts()?;
-    let weights = nsparse_core::files::sha256_file(&directory.file("model.safetensors"))?.0;
+    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
     let documents = settings::dataset(&args.data, printer)?.corpus()?;
-    let encoder = SparseEncoder::load(&args.model, settings::device(&args.device)?)?;
     // What tells this job from another: the same documents with another model have other vectors.
-    let job = format!("{index} {weights} {} {:?}", facts.max_tokens, facts.activation);
+    let job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
     let name = journal::content_hash(format!("{} {index}", cluster.url()).as_bytes());
     let path = args.journal.clone().unwrap_or_else(|| settings::cache_dir().join("journals").join(name));
     let options = IngestOptions { journal: Some(path.clone()), job, fields, ..IngestOptions::default() };
     let cancel = settings::cancel_on_signal();
     let started = std::time::Instant::now();
-    let report = ingest_vectors(
-        &cluster,
-        &index,
-        &documents,
-        &encoder,
-        &facts.template,
-        &options,
-        &printer.progress(),
-        &cancel,
-    )?;
+    let report =
+        ingest_vectors(&cluster, &index, &documents, &model, &model.template, &options, &printer.progress(), &cancel)?;
     let seconds = started.elapsed().as_secs_f64();
     printer.text(format!(
         "{} documents indexed into `{index}` in {seconds:.1} s ({} requests, {} sent again), {} were in already; the index has {}",

@@ -83,4 +83,12 @@ mod tests {
         let error = find(&folder.path().join("nowhere.so")).unwrap_err();
         assert!(error.to_string().contains("nowhere.so") && error.hint().unwrap().contains("pip install onnxruntime"));
     }
+    #[test]
+    fn a_file_that_is_no_library_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = load(Some(file.path())).unwrap_err();
+        let name = file.path().file_name().unwrap().to_str().unwrap();
+        assert!(error.to_string().contains("cannot be used") && error.to_string().contains(name), "{error}");
+        assert!(error.hint().unwrap().contains("fetch-onnxruntime.sh"));
+    }
 }

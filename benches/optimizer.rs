@@ -1,4 +1,4 @@
-//! One pass of AdamW with clipping over the parameters of 6 layers × 384. `cargo bench --bench optimizer`.
+//! One pass of `AdamW` with clipping over the parameters of 6 layers × 384. `cargo bench --bench optimizer`.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nsparse_encoder::ParamSpec;

@@ -127,18 +127,18 @@ impl Lines {
 
     /// How far it is: units done, the task's message, and the time left at this pace.
     fn line(&self, state: &LinesState, elapsed: Duration) -> String {
-        let mut line = format!("{}: {}", self.name, state.done);
+        let mut parts = vec![format!("{}: {}", self.name, state.done)];
         if self.total > 0 {
-            line += &format!(" of {}", self.total);
+            parts[0] = format!("{} of {}", parts[0], self.total);
         }
         if !state.message.is_empty() {
-            line += &format!(", {}", state.message);
+            parts.push(state.message.clone());
         }
         if (1..self.total).contains(&state.done) {
             let left = elapsed.as_secs_f64() * (self.total - state.done) as f64 / state.done as f64;
-            line += &format!(", {} left", HumanDuration(Duration::from_secs_f64(left)));
+            parts.push(format!("{} left", HumanDuration(Duration::from_secs_f64(left))));
         }
-        line
+        parts.join(", ")
     }
 }
 
@@ -236,10 +236,7 @@ mod tests {
         lines.advance(100);
         lines.message("5.0 documents/s");
         let state = lines.state.lock().expect("nothing panicked");
-        assert_eq!(
-            lines.line(&state, Duration::from_secs(60)),
-            "Encoding: 100 of 400, 5.0 documents/s, 3 minutes left"
-        );
+        assert_eq!(lines.line(&state, Duration::from_mins(1)), "Encoding: 100 of 400, 5.0 documents/s, 3 minutes left");
         let unknown = Lines::new("Reading", 0);
         unknown.advance(7);
         let state = unknown.state.lock().expect("nothing panicked");

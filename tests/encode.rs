@@ -238,7 +238,8 @@ fn many(nsparse: &Nsparse, copies: usize) {
     for copy in 0..copies {
         for d in &documents {
             let line = serde_json::json!({ "_id": format!("{}-{copy}", d.id), "title": d.title, "text": d.text });
-            text += &format!("{line}\n");
+            text += &line.to_string();
+            text.push('\n');
         }
     }
     nsparse.write("many.jsonl", &text);

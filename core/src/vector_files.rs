@@ -3,7 +3,7 @@
 //! Three forms ([`Format`]): jsonl for `rank_features` fields, Anserini's impact form, and a compact binary of our
 //! own ([`binary`] has its bytes). A job writes `FILE.part` and notes in `FILE.journal` how far it is ([`part`]); at
 //! its end the file appears whole, with `FILE.meta` beside it, which says what made it ([`job`]). A job may be one
-//! shard of several; [`merge`] puts their files together, byte for byte what one job would have written.
+//! shard of several; [`merge()`] puts their files together, byte for byte what one job would have written.
 //!
 //! The endings are not `.json`, so that a folder with Anserini's form can be indexed as it is.
 

@@ -405,8 +405,8 @@ mod tests {
         assert_eq!(total_flops(&backward(&config, &lengths)) as usize, expected);
     }
 
-    /// Against `torch.utils.flop_counter` of PyTorch 2.15 on BertForMaskedLM of transformers 5.23 with the loss of
-    /// benches/peer/train_step.py (`--count-flops --layers 2 --hidden 64 --heads 4 --vocab 1000 --docs 4 --tokens 16`).
+    /// Against `torch.utils.flop_counter` of PyTorch 2.15 on `BertForMaskedLM` of transformers 5.23 with the loss of
+    /// `benches/peer/train_step.py` (`--count-flops --layers 2 --hidden 64 --heads 4 --vocab 1000 --docs 4 --tokens 16`).
     #[test]
     fn the_same_as_torch_counts() {
         let (torch_forward, torch_both) = (21_839_488, 65_502_464);

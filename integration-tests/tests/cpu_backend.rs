@@ -232,15 +232,16 @@ proptest! {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[test]
-fn a_screen_spares_most_of_the_head() {
+fn a_screen_spares_most_of_the_head_where_the_machine_has_one() {
     let config = config(6000, 4, 32, 1, 128);
     let model = shifted(&config, 8, -6.0);
     let spared = check_screen(Level::best(), &model, &batch(&[120, 45, 160, 33], config.vocab_size));
     if Level::best().to_string() == "avx512" && std::arch::is_x86_feature_detected!("avx512vnni") {
         assert!(spared > 0.8, "{spared} of the entries were spared");
     } else {
-        eprintln!("no AVX-512 VNNI on this machine: nothing is screened");
+        assert!(spared.to_bits() == 0, "{spared} of the entries were spared without AVX-512 VNNI");
     }
 }
 

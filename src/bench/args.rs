@@ -28,7 +28,7 @@ pub(crate) struct BenchArgs {
 pub(crate) enum Bench {
     /// Time training steps on random weights and tokens
     ///
-    /// A step is the training loop's own: forward, InfoNCE + FLOPS loss, backward, clipping, AdamW. Half of the
+    /// A step is the training loop's own: forward, `InfoNCE` + FLOPS loss, backward, clipping, `AdamW`. Half of the
     /// documents are positives of one query each, the other half their hard negatives.
     #[command(after_long_help = concat!(
         "Examples:\n  nsparse bench train --layers 6 --hidden 384 --heads 12 --vocab 30522 --docs 16 --tokens 128\n",

@@ -159,13 +159,13 @@ impl Rates {
     pub(crate) fn show(&self) -> String {
         let mut out = format!("{:.1} GFLOP of products: {:.1} GFLOP/s", self.flops / 1e9, self.gflops_per_second);
         if let (Some(rate), Some(share)) = (self.rate_gflops_per_second, self.share_of_rate) {
-            out.push_str(&format!(", {:.0} % of the {rate:.1} GFLOP/s that they reach alone", share * 100.0));
+            let share = share * 100.0;
+            out = format!("{out}, {share:.0} % of the {rate:.1} GFLOP/s that they reach alone");
         }
         if self.head_is_screened {
-            out.push_str(&format!(
-                "\nscreened head: its product with the vocabulary is not among them; the whole network has {:.1} GFLOP",
-                self.network_flops / 1e9
-            ));
+            let flops = self.network_flops / 1e9;
+            out += "\nscreened head: its product with the vocabulary is not among them; ";
+            out = format!("{out}the whole network has {flops:.1} GFLOP");
         }
         out
     }

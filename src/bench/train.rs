@@ -116,7 +116,7 @@ pub(crate) fn run(args: &TrainBench, printer: &Printer) -> anyhow::Result<TrainR
     })
 }
 
-/// The trainer's defaults, with the two terms InfoNCE and FLOPS, over whole batches.
+/// The trainer's defaults, with the two terms `InfoNCE` and FLOPS, over whole batches.
 fn recipe(args: &TrainBench) -> TrainConfig {
     let mut recipe = TrainConfig::default();
     recipe.run.seed = args.seed;

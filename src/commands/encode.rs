@@ -79,7 +79,8 @@ fn model_hash(folder: &Path, model: &DocumentModel) -> anyhow::Result<String> {
     for name in ["config.json", "tokenizer.json", "nsparse.json", "package.json"] {
         let path = folder.join(name);
         if path.is_file() {
-            parts += &format!("\n{name} {}", files::sha256_file(&path)?.0);
+            let hash = files::sha256_file(&path)?.0;
+            parts = format!("{parts}\n{name} {hash}");
         }
     }
     Ok(files::sha256_bytes(parts.as_bytes()))

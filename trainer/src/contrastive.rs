@@ -175,7 +175,9 @@ fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
         }
     }
     let n = data.queries.len().max(1) as f32;
-    shares.iter_mut().for_each(|s| *s /= n);
+    for s in &mut shares {
+        *s /= n;
+    }
     shares
 }
 

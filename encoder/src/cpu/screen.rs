@@ -23,7 +23,7 @@ struct Rounded {
     /// ‖x‖
     norm: f32,
     /// ‖scale · q‖
-    rounded_norm: f32,
+    kept_norm: f32,
     /// ‖x − scale · q‖
     error: f32,
     /// Σ q
@@ -52,7 +52,7 @@ fn round(x: &[f32], q: &mut [i8]) -> Rounded {
     }
     // Upwards: the sums' own rounding is far below a part in ten thousand.
     let root = |lanes: [f32; 16]| (lanes.iter().map(|&x| f64::from(x)).sum::<f64>().sqrt() * 1.0001) as f32;
-    Rounded { scale, norm: root(norms), rounded_norm: root(rounded), error: root(errors), sum: sums.iter().sum() }
+    Rounded { scale, norm: root(norms), kept_norm: root(rounded), error: root(errors), sum: sums.iter().sum() }
 }
 
 /// The decoder in 8 bits, made for one state of the parameters.
@@ -164,7 +164,7 @@ pub(super) fn upper_bounds(
             RowBound {
                 scale: rounded.scale,
                 error: rounded.error + slack * rounded.norm,
-                norm: rounded.rounded_norm,
+                norm: rounded.kept_norm,
                 start: -128 * rounded.sum,
             }
         })

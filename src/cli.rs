@@ -56,7 +56,7 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Export a model as TorchScript or ONNX, in packages that ML Commons takes
     #[command(
-        after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs\ninput1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."
+        after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs input1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."
     )]
     Export(ExportArgs),
     /// Register and deploy a package, make pipeline and index

@@ -33,13 +33,22 @@ pub(super) fn load(named: Option<&Path>) -> Result<Environment> {
     };
     let failed = |message: String, fault| Error::Runtime { message, hint: WHERE.to_owned(), fault };
     let builder = ort::init_from(&library)
-        .map_err(|e| failed(format!("onnxruntime's shared library cannot be used: {e}"), Fault::World))?;
+        .map_err(|e| failed(format!("onnxruntime's shared library cannot be used: {}", reason(&e)), Fault::World))?;
     let environment =
         builder.with_name("nsparse").with_telemetry(false).build().map_err(|e| {
             failed(format!("onnxruntime from `{}` does not start: {e}", library.display()), Fault::World)
         })?;
     *loaded = Some(environment.clone());
     Ok(environment)
+}
+
+/// Why a library was not loaded, in the system's own words where it has some.
+fn reason(error: &ort::LoadDynamicError) -> String {
+    let cause = match error {
+        ort::LoadDynamicError::Dlopen { error, .. } => std::error::Error::source(error),
+        _ => None,
+    };
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// The library that a path names: the file, or the one in the folder. Absolute, because a relative one would be

@@ -69,7 +69,7 @@ pub(crate) enum Command {
     Undeploy(UndeployArgs),
     /// Encode documents here and index them
     #[command(
-        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data"
+        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data\n  nsparse ingest --index articles --vectors vectors.nsv --data my-data"
     )]
     Ingest(IngestArgs),
     /// Encode documents into a file of vectors; stopped at any moment, the same command goes on
@@ -430,8 +430,11 @@ pub(crate) struct IngestArgs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
     /// The model directory that encodes
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "vectors")]
+    pub(crate) model: Option<PathBuf>,
+    /// Vectors of these documents, written by `nsparse encode --format binary`: nothing is encoded here
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    pub(crate) vectors: Option<PathBuf>,
     /// The file that `nsparse deploy` wrote: names the index and the field
     #[arg(long, value_name = "FILE")]
     pub(crate) deployment: Option<PathBuf>,

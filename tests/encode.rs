@@ -423,3 +423,40 @@ fn wrong_use_is_said_before_any_work() {
     let outcome = finish(nsparse.command(["encode", "--help"]));
     assert!(outcome.stdout.contains("zcat docs.jsonl.gz | nsparse encode -"), "{}", outcome.stdout);
 }
+
+/// Encoded on one machine, indexed from another: what the index then answers is the same.
+#[cfg(feature = "test-node")]
+#[test]
+fn vectors_of_a_file_are_indexed() {
+    use nsparse_integration_tests::node::shared;
+
+    let mut nsparse = with_sample();
+    nsparse.set("NSPARSE_URL", &shared().url);
+    let fields = serde_json::json!({ "embedding": { "type": "rank_features" } });
+    for index in ["encode-here", "encode-file"] {
+        shared()
+            .cluster
+            .put(&format!("/{index}"), serde_json::json!({ "mappings": { "properties": fields } }))
+            .unwrap();
+    }
+    for index in [1, 2] {
+        let shard = format!("--shard {index}/2 --block 50 --out part-{index}");
+        nsparse.ok(&format!("encode --data set --model model --format binary --weights stored {shard}"));
+    }
+    nsparse.ok("reduce part-1 part-2 --out v.nsv");
+    let file = "ingest --index encode-file --data set --journal journal --vectors";
+    let missing = nsparse.run(&format!("{file} part-1"));
+    assert_eq!(missing.code, Some(2));
+    assert!(missing.stderr.contains("documents have no vector in `part-1`"), "{}", missing.stderr);
+    let report = nsparse.json(&format!("{file} v.nsv"));
+    assert_eq!(report["report"]["indexed"], 256);
+    assert_eq!(nsparse.json(&format!("{file} v.nsv"))["report"]["skipped"], 256);
+    nsparse.ok("ingest --index encode-here --data set --journal other --model model");
+    let search = |index: &str| {
+        let arguments = ["search", "how large should a shard be", "--model", "model", "--index", index, "--json"];
+        finish(nsparse.command(arguments)).json()["results"].clone()
+    };
+    // The engine keeps 9 bits of a weight, wherever they were cut.
+    assert_eq!(search("encode-file"), search("encode-here"));
+    assert_eq!(search("encode-file").as_array().unwrap().len(), 10);
+}

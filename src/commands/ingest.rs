@@ -1,8 +1,13 @@
-//! `nsparse ingest`: encodes documents here and indexes them.
+//! `nsparse ingest`: encodes documents here, or takes vectors that are there, and indexes them.
 
-use nsparse_core::{DocumentEncoder as _, journal};
+use std::collections::HashMap;
+use std::path::Path;
+
+use nsparse_core::beir::Document;
+use nsparse_core::vector_files::VectorFile;
+use nsparse_core::{DocumentEncoder as _, SparseVector, journal};
 use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{Cluster, IngestOptions, ingest_vectors};
+use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors};
 use serde_json::json;
 
 use crate::ExitStatus;
@@ -19,17 +24,27 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
     }
     let (cluster, index, fields) = target(args)?;
-    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
     let documents = settings::dataset(&args.data, printer)?.corpus()?;
-    // What tells this job from another: the same documents with another model have other vectors.
-    let job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
     let name = journal::content_hash(format!("{} {index}", cluster.url()).as_bytes());
     let path = args.journal.clone().unwrap_or_else(|| settings::cache_dir().join("journals").join(name));
-    let options = IngestOptions { journal: Some(path.clone()), job, fields, ..IngestOptions::default() };
+    let mut options = IngestOptions { journal: Some(path.clone()), fields, ..IngestOptions::default() };
     let cancel = settings::cancel_on_signal();
+    let progress = printer.progress();
     let started = std::time::Instant::now();
-    let report =
-        ingest_vectors(&cluster, &index, &documents, &model, &model.template, &options, &printer.progress(), &cancel)?;
+    let report = match (&args.vectors, &args.model) {
+        (Some(file), _) => {
+            let (vocabulary, vectors) = stored(file, &documents)?;
+            options.job = format!("{index} vectors");
+            ingest_encoded(&cluster, &index, &documents, &vectors, &vocabulary, &options, &progress, &cancel)?
+        }
+        (None, Some(folder)) => {
+            let model = document_encoder::open(folder, &args.runtime, &args.device)?;
+            // What tells this job from another: the same documents with another model have other vectors.
+            options.job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
+            ingest_vectors(&cluster, &index, &documents, &model, &model.template, &options, &progress, &cancel)?
+        }
+        (None, None) => return Err(usage("No model is named", "give --model DIR, or --vectors FILE")),
+    };
     let seconds = started.elapsed().as_secs_f64();
     printer.text(format!(
         "{} documents indexed into `{index}` in {seconds:.1} s ({} requests, {} sent again), {} were in already; the index has {}",
@@ -43,6 +58,33 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
     }
     printer.json(&json!({ "index": index, "seconds": seconds, "journal": path, "report": report }))?;
     Ok(if report.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::No })
+}
+
+/// The documents' vectors from a file of `nsparse encode --format binary`, in their order, with the vocabulary.
+fn stored(path: &Path, documents: &[Document]) -> anyhow::Result<(Vec<String>, Vec<SparseVector>)> {
+    let file = VectorFile::open(path)?;
+    let vocabulary = file.header().vocabulary.clone();
+    let places: HashMap<&str, usize> = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();
+    let mut vectors = vec![None; documents.len()];
+    for item in file {
+        let (id, vector) = item?;
+        let Some(&place) = places.get(id.as_str()) else {
+            return Err(usage(
+                format!("`{}` has a vector of `{id}`, which is none of these documents", path.display()),
+                "name the documents that were encoded",
+            ));
+        };
+        vectors[place] = Some(vector);
+    }
+    let without = vectors.iter().filter(|v| v.is_none()).count();
+    if let Some(first) = vectors.iter().position(Option::is_none) {
+        let id = &documents[first].id;
+        return Err(usage(
+            format!("{without} documents have no vector in `{}`, the first is `{id}`", path.display()),
+            "encode all of them; shards are put together by `nsparse reduce`",
+        ));
+    }
+    Ok((vocabulary, vectors.into_iter().flatten().collect()))
 }
 
 /// The cluster, index and fields that the deployment or the flags name.

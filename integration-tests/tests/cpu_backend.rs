@@ -6,9 +6,15 @@ use nsparse_encoder::{Backend, BertConfig, BertMlm, CandleBackend, Dropout, Toke
 use nsparse_integration_tests::golden;
 use proptest::prelude::*;
 
+/// Every set of vector instructions, and activations made again.
 fn golden_backends() -> Vec<CpuBackend> {
     let config = golden::tiny_bert().config;
-    Level::all().into_iter().map(|level| CpuBackend::new(&config).with_level(level)).collect()
+    let mut out: Vec<CpuBackend> =
+        Level::all().into_iter().map(|level| CpuBackend::new(&config).with_level(level)).collect();
+    let mut checkpointing = CpuBackend::new(&config);
+    checkpointing.checkpoint_activations(true).expect("the CPU can");
+    out.push(checkpointing);
+    out
 }
 
 #[test]

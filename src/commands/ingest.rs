@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nsparse_core::beir::Document;
 use nsparse_core::vector_files::VectorFile;
-use nsparse_core::{DocumentEncoder as _, SparseVector, journal};
+use nsparse_core::{DocumentEncoder as _, SparseVector, files, journal};
 use nsparse_opensearch::ml::{Deployment, Fields};
 use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors};
 use serde_json::json;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
     let report = match (&args.vectors, &args.model) {
         (Some(file), _) => {
             let (vocabulary, vectors) = stored(file, &documents)?;
-            options.job = format!("{index} vectors");
+            options.job = format!("{index} {}", files::sha256_file(file)?.0);
             ingest_encoded(&cluster, &index, &documents, &vectors, &vocabulary, &options, &progress, &cancel)?
         }
         (None, Some(folder)) => {

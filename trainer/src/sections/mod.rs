@@ -1,0 +1,15 @@
+//! The sections of a recipe, with their defaults. A key that is not listed here is an error.
+
+mod losses;
+mod model;
+mod penalties;
+mod stages;
+mod watch;
+
+pub use losses::{
+    Candidates, FalseNegativeSection, InfoNceSection, KlSection, LexicalSection, LossSection, MarginMseSection, Teacher,
+};
+pub use model::{DataSection, IdfSection, ModelSection, RandomModel, RunSection};
+pub use penalties::{AntiZeroSection, DfSection, FlopsForm, FlopsSection, L1Section, TargetSection};
+pub use stages::{CalibrationSection, Decay, LearningRate, OptimizerSection, TrainSection, WarmStartSection, When};
+pub use watch::{CheckpointSection, EvalSection, GuardAction, GuardSection};

@@ -1,0 +1,126 @@
+//! The run: everything is read, the head calibrated, then one loop for each stage.
+
+mod folder;
+mod setup;
+mod steps;
+mod summary;
+
+use std::time::Instant;
+
+use nsparse_core::{Cancel, Progress, files};
+
+pub(crate) use setup::{build_network, load_model, needs_calibration, stages};
+pub use summary::{StageSummary, Summary};
+
+use crate::Result;
+use crate::calibrate::prepare_head;
+use crate::checkpoint::{Checkpoints, State};
+use crate::config::TrainConfig;
+use crate::data::TrainingData;
+use crate::evaluate::Evaluator;
+use crate::guard::Guard;
+use crate::metrics_log::{MetricsLog, Record};
+use crate::model_out::write_model;
+use crate::stage::StageMemory;
+use folder::prepare_folder;
+use steps::Run;
+
+/// How a run is watched and stopped.
+pub struct Hooks<'a> {
+    /// Read between steps and inside long preparations. A run that is asked to stop writes a checkpoint first.
+    pub cancel: &'a Cancel,
+    /// Bars and messages.
+    pub progress: &'a dyn Progress,
+}
+
+/// What to do with a run folder that holds a run already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Refuse it.
+    #[default]
+    New,
+    /// Remove what the earlier run left and begin anew.
+    Replace,
+    /// Go on from its newest checkpoint; begin if there is none.
+    Continue,
+}
+
+/// Runs a recipe: calibration, warm start, contrastive stage. Writes `config.yaml`, `metrics.jsonl`,
+/// `checkpoints/`, `warm-start/`, `model/` and `summary.json` into the run's folder.
+///
+/// A run that is asked to stop, or that the guard stops (`guard.action: stop`), ends cleanly with a checkpoint and
+/// `finished: false`.
+///
+/// # Errors
+/// If the recipe and its data do not fit, a file cannot be read or written, the folder holds a run
+/// ([`Start::New`]), a checkpoint is of another recipe, or the loss is not finite.
+pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Summary> {
+    config.validate()?;
+    let started = Instant::now();
+    let dir = &config.run.dir;
+    prepare_folder(dir, start)?;
+    let (mut model, tokenizer) = load_model(config)?;
+    let data = TrainingData::load(config, &tokenizer, hooks.cancel, hooks.progress)?;
+    let network = build_network(config, &model, &tokenizer)?;
+    let zeroed = network.zeroed.clone();
+    let mut stages = stages(config, &data, &zeroed)?;
+    let evaluator = if config.has_contrastive() { Evaluator::new(&config.eval, &data, config.run.seed)? } else { None };
+
+    let checkpoints = Checkpoints::new(dir.join("checkpoints"), config, &data.fingerprint)?;
+    let restored = if start == Start::Continue { checkpoints.newest(&model.parameters)? } else { None };
+    let mut moments = None;
+    let mut state = State::default();
+    if let Some(restored) = restored {
+        (state, model.parameters, moments) = (restored.state, restored.parameters, Some(restored.moments));
+        if !dir.join("model").is_dir() {
+            state.best = None;
+        }
+    }
+    // Only now: a run that cannot go on must not touch what lies there.
+    config.save(&dir.join("config.yaml"))?;
+    let mut log = MetricsLog::open(&dir.join("metrics.jsonl"), state.total_steps, state.evaluations.len())?;
+    if moments.is_none() && needs_calibration(config, &model) {
+        let report = prepare_head(&network, &mut model, &data.documents, config, hooks.cancel, hooks.progress)?;
+        log.write(&Record::Calibration(report.clone()))?;
+        state.calibration = Some(report);
+    }
+    let preparing_seconds = started.elapsed().as_secs_f64();
+
+    let guard = Guard::new(config.guard.clone(), state.guard.clone());
+    let mut run = Run {
+        config,
+        guard,
+        start_is_unread: moments.is_none(),
+        stopped_by_guard: false,
+        hooks,
+        network,
+        data: &data,
+        model,
+        evaluator,
+        checkpoints,
+        log,
+        state,
+        stage_count: stages.len(),
+    };
+    let mut finished = true;
+    while run.state.stage < stages.len() {
+        let index = run.state.stage;
+        if !run.stage(stages[index].as_mut(), moments.take())? {
+            finished = false;
+            break;
+        }
+        if stages[index].name() == "warm_start" && index + 1 < stages.len() {
+            write_model(&dir.join("warm-start"), &run.model, &data, config)?;
+        }
+        run.state.stage += 1;
+        run.state.step = 0;
+        run.state.memory = StageMemory::default();
+    }
+    if finished && run.state.best.is_none() {
+        write_model(&dir.join("model"), &run.model, &data, config)?;
+    }
+    let plan: Vec<(&'static str, usize)> = stages.iter().map(|s| (s.name(), s.steps())).collect();
+    let summary = run.summary(&plan, finished, preparing_seconds)?;
+    files::write_json(&dir.join("summary.json"), &summary)?;
+    Ok(summary)
+}

@@ -1,0 +1,110 @@
+//! What a run gave, as `summary.json` holds it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::steps::Run;
+use crate::Result;
+use crate::calibrate::CalibrationReport;
+use crate::evaluate::EvaluationRecord;
+use crate::guard::Warning;
+use crate::warm_start::LexicalTargets;
+
+/// One stage as it came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageSummary {
+    /// Its name.
+    pub name: String,
+    /// Steps of the recipe.
+    pub steps: usize,
+    /// Seconds, without evaluations and checkpoints, over all sittings.
+    pub seconds: f64,
+    /// Documents encoded.
+    pub documents: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+}
+
+/// What a run gave; `summary.json` holds the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether all stages are done. If not, the run was asked to stop and can go on ([`Start::Continue`]).
+    pub finished: bool,
+    /// The run's folder.
+    pub run_dir: PathBuf,
+    /// The model directory: the best step by evaluation, else the last. `None` in a run stopped before one.
+    pub model_dir: Option<PathBuf>,
+    /// The model after the warm start, where contrastive training follows it.
+    pub warm_start_dir: Option<PathBuf>,
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// What the calibration did.
+    pub calibration: Option<CalibrationReport>,
+    /// The stages with their costs.
+    pub stages: Vec<StageSummary>,
+    /// Steps done, over all stages.
+    pub steps: usize,
+    /// The evaluation that decided which model is kept.
+    pub best: Option<EvaluationRecord>,
+    /// What the guard found.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
+    /// Whether the run ended early because of it.
+    #[serde(default)]
+    pub stopped_by_guard: bool,
+    /// All evaluations.
+    pub evaluations: Vec<EvaluationRecord>,
+    /// The same metric, queries and documents with BM25's tf part as document weight, the warm start's target:
+    /// what the evaluations are to be compared with.
+    pub lexical_reference: Option<f64>,
+    /// Seconds of this sitting before the first step: reading, tokenizing, idf, calibration.
+    pub preparing_seconds: f64,
+    /// Seconds of all evaluations.
+    pub evaluation_seconds: f64,
+}
+
+impl Run<'_> {
+    pub(super) fn summary(
+        &self,
+        plan: &[(&'static str, usize)],
+        finished: bool,
+        preparing_seconds: f64,
+    ) -> Result<Summary> {
+        let targets = LexicalTargets::new(&self.data.documents, &self.config.warm_start, &self.network.zeroed);
+        let lexical_reference = self.evaluator.as_ref().map(|e| e.lexical_reference(&targets)).transpose()?;
+        let existing = |name: &str| Some(self.config.run.dir.join(name)).filter(|p| p.is_dir());
+        Ok(Summary {
+            finished,
+            run_dir: self.config.run.dir.clone(),
+            model_dir: existing("model"),
+            warm_start_dir: existing("warm-start"),
+            parameters: self.model.parameters.len(),
+            calibration: self.state.calibration.clone(),
+            stages: plan
+                .iter()
+                .map(|&(name, steps)| {
+                    let cost = self.state.costs.get(name).copied().unwrap_or_default();
+                    StageSummary {
+                        name: name.to_owned(),
+                        steps,
+                        seconds: cost.seconds,
+                        documents: cost.documents,
+                        tokens: cost.tokens,
+                        tokens_per_second: cost.tokens as f64 / cost.seconds.max(1e-9),
+                    }
+                })
+                .collect(),
+            steps: self.state.total_steps,
+            best: self.state.best.clone(),
+            warnings: self.state.warnings.clone(),
+            stopped_by_guard: self.stopped_by_guard,
+            evaluations: self.state.evaluations.clone(),
+            lexical_reference,
+            preparing_seconds,
+            evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).sum(),
+        })
+    }
+}

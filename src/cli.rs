@@ -51,9 +51,12 @@ pub(crate) enum Command {
     Mine(MineArgs),
     /// Train a document encoder as a configuration says
     #[command(
-        after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume"
+        after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume\n  nsparse train configs/scifact.yaml --processes 4"
     )]
     Train(TrainArgs),
+    /// One of the further processes of `train --processes`, which starts it
+    #[command(hide = true)]
+    TrainRank,
     /// Export a model as TorchScript or ONNX, in packages that ML Commons takes
     #[command(
         after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs input1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."
@@ -302,7 +305,7 @@ pub(crate) struct TrainArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Read everything and report counts, lengths, truncation, estimated time and memory; train nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "processes")]
     pub(crate) check: bool,
     /// Go on from the run directory's last checkpoint
     #[arg(long)]
@@ -313,6 +316,10 @@ pub(crate) struct TrainArgs {
     /// cpu, cpu-reference, cuda or cuda:N [default: what the recipe says]
     #[arg(long)]
     pub(crate) device: Option<String>,
+    /// Processes that share each batch, each with its part of the cores; the result is one process's but for
+    /// rounding
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) processes: u8,
 }
 
 #[derive(Debug, Args)]

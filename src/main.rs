@@ -10,6 +10,7 @@ mod document_encoder;
 mod encode_job;
 mod failure;
 mod printer;
+mod processes;
 mod ranking;
 mod settings;
 
@@ -59,6 +60,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Idf(args) => commands::idf::run(&args, printer),
         Command::Mine(args) => commands::mine::run(&args, printer),
         Command::Train(args) => commands::train::run(&args, printer),
+        Command::TrainRank => commands::train::follow(),
         Command::Export(args) => commands::export::run(&args, printer),
         Command::Deploy(args) => commands::deploy::run(&args, printer),
         Command::Undeploy(args) => commands::undeploy::run(&args, printer),

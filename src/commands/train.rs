@@ -1,10 +1,12 @@
 //! `nsparse train`: runs a recipe, or with `--check` reads everything first.
 
-use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train};
+use nsparse_core::{Cancel, NoProgress};
+use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train, train_together};
 
 use crate::ExitStatus;
 use crate::cli::TrainArgs;
 use crate::printer::{Printer, table};
+use crate::processes::{self, Ranks};
 use crate::settings;
 
 pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
@@ -26,7 +28,11 @@ pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitSta
         (false, false) => Start::New,
     };
     let progress = printer.progress();
-    let summary = train(&config, start, &Hooks { cancel: &cancel, progress: &progress })?;
+    let hooks = Hooks { cancel: &cancel, progress: &progress };
+    let summary = match args.processes {
+        1 => train(&config, start, &hooks)?,
+        size => together(&config, start, &hooks, usize::from(size), printer)?,
+    };
     show(&summary, printer);
     printer.json(&summary)?;
     if summary.stopped_by_guard {
@@ -35,6 +41,34 @@ pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitSta
         printer.note(format!("Stopped; go on with: nsparse train {} --resume", args.config.display()));
     }
     Ok(if summary.finished { ExitStatus::Success } else { ExitStatus::No })
+}
+
+/// The run in several processes; this one is rank 0.
+fn together(
+    config: &TrainConfig,
+    start: Start,
+    hooks: &Hooks<'_>,
+    size: usize,
+    printer: &Printer,
+) -> anyhow::Result<Summary> {
+    let (ranks, team) = Ranks::start(size, hooks.cancel)?;
+    let ids: Vec<String> = ranks.process_ids().iter().map(ToString::to_string).collect();
+    printer.note(format!("{size} processes: this one and {}", ids.join(", ")));
+    match train_together(config, start, hooks, team) {
+        Ok(summary) => {
+            ranks.finish();
+            Ok(summary)
+        }
+        Err(error) => Err(ranks.explain(error.into())),
+    }
+}
+
+/// One of the further processes.
+pub(crate) fn follow() -> anyhow::Result<ExitStatus> {
+    processes::end_with_the_parent();
+    let team = processes::team_of_this_process()?;
+    nsparse_trainer::follow(team, &Hooks { cancel: &Cancel::default(), progress: &NoProgress })?;
+    Ok(ExitStatus::Success)
 }
 
 /// What came out, for people.

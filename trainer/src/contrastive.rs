@@ -148,13 +148,14 @@ impl Contrastive<'_> {
         let corpus = if step.is_multiple_of(PROBE_EVERY) {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0x7072_6f62_6500_0000 ^ step as u64);
             let drawn = index::sample(&mut rng, documents.len(), PROBE_DOCUMENTS.min(documents.len())).into_vec();
-            let mut seen = StepOutcome::default();
-            for chunk in drawn.chunks(PROBE_BATCH) {
-                let weights = network.encode(parameters, documents, chunk, None, false)?.weights;
-                let mut part = StepOutcome::of_vectors(&weights, network.vocab);
-                part.matches = shares.map_or(0.0, |shares| matches(&weights, shares));
-                seen.add(&part, 1.0);
+            let lengths: Vec<usize> = drawn.iter().map(|&d| documents.window(d).len()).collect();
+            let mut weights = Vec::new();
+            for chunk in drawn[network.team.share(&lengths)].chunks(PROBE_BATCH) {
+                weights.extend(network.encode(parameters, documents, chunk, None, false)?.weights);
             }
+            let weights = network.team.gather_rows(&weights, network.vocab)?;
+            let mut seen = StepOutcome::of_vectors(&weights, network.vocab);
+            seen.matches = shares.map_or(0.0, |shares| matches(&weights, shares));
             Some(density(&seen))
         } else {
             None
@@ -226,37 +227,48 @@ impl Stage for Contrastive<'_> {
             let place = step * batches + part;
             let batch = self.batch(place);
             let dropout = dropout_of(self.section.dropout, self.seed, place);
+            let lengths: Vec<usize> = batch.documents.iter().map(|&d| documents.window(d).len()).collect();
+            // Of several processes each encodes its share, and all see the whole batch.
+            let own = network.team.share(&lengths);
+            let numbers = &batch.documents[own.clone()];
             let micro = match self.section.micro_batch {
-                0 => batch.documents.len(),
-                n => n.min(batch.documents.len()),
+                0 => numbers.len(),
+                n => n.min(numbers.len()),
             };
             let mut slopes;
-            if micro == batch.documents.len() {
-                let encoded = network.encode(parameters, documents, &batch.documents, dropout, true)?;
-                slopes = self.slopes(&batch, &encoded.weights, vocab, step, share);
-                if slopes.outcome.loss.is_finite() {
-                    network.backward(parameters, encoded, slopes.weights, slopes.below.as_deref(), gradient)?;
-                }
-            } else {
-                let mut weights = Vec::with_capacity(batch.documents.len() * vocab);
-                for chunk in batch.documents.chunks(micro) {
-                    weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
-                }
+            if micro == numbers.len() && micro > 0 {
+                let encoded = network.encode(parameters, documents, numbers, dropout, true)?;
+                let weights = network.team.gather_rows(&encoded.weights, vocab)?;
                 slopes = self.slopes(&batch, &weights, vocab, step, share);
                 drop(weights);
-                for (i, chunk) in batch.documents.chunks(micro).enumerate() {
+                if slopes.outcome.loss.is_finite() {
+                    let range = own.start * vocab..own.end * vocab;
+                    let below = slopes.below.as_ref().map(|b| &b[range.clone()]);
+                    let is_whole = range.len() == slopes.weights.len();
+                    let rows = if is_whole { slopes.weights } else { slopes.weights[range.clone()].to_vec() };
+                    network.backward(parameters, encoded, rows, below, gradient)?;
+                }
+            } else {
+                let mut weights = Vec::with_capacity(numbers.len() * vocab);
+                for chunk in numbers.chunks(micro.max(1)) {
+                    weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
+                }
+                slopes = self.slopes(&batch, &network.team.gather_rows(&weights, vocab)?, vocab, step, share);
+                drop(weights);
+                for (i, chunk) in numbers.chunks(micro.max(1)).enumerate() {
                     if !slopes.outcome.loss.is_finite() {
                         break;
                     }
                     // The same keys give the same dropout masks as before.
                     let encoded = network.encode(parameters, documents, chunk, dropout, true)?;
-                    let range = i * micro * vocab..(i * micro + chunk.len()) * vocab;
+                    let first = own.start + i * micro;
+                    let range = first * vocab..(first + chunk.len()) * vocab;
                     let below = slopes.below.as_ref().map(|b| &b[range.clone()]);
-                    let own = slopes.weights[range.clone()].to_vec();
-                    network.backward(parameters, encoded, own, below, gradient)?;
+                    let rows = slopes.weights[range.clone()].to_vec();
+                    network.backward(parameters, encoded, rows, below, gradient)?;
                 }
             }
-            slopes.outcome.tokens = batch.documents.iter().map(|&d| documents.window(d).len()).sum();
+            slopes.outcome.tokens = lengths.iter().sum();
             outcome.add(&slopes.outcome, share);
         }
         if outcome.loss.is_finite() {

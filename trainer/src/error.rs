@@ -46,9 +46,29 @@ pub enum Error {
         /// What to do about it.
         hint: String,
     },
+    /// Another process of the run is gone, or is not where it should be.
+    #[error("Rank {rank} of the run {}: {message}", if *.is_gone { "is gone" } else { "is out of step" })]
+    Rank {
+        /// Which one; 0 leads.
+        rank: usize,
+        /// Whether it does not answer any more.
+        is_gone: bool,
+        /// What was seen of it.
+        message: String,
+    },
 }
 
 impl Error {
+    /// A process that does not answer any more.
+    pub fn lost(rank: usize, message: String) -> Self {
+        Self::Rank { rank, is_gone: true, message }
+    }
+
+    /// A process that says something else than it should.
+    pub(crate) fn out_of_step(rank: usize, message: &str) -> Self {
+        Self::Rank { rank, is_gone: false, message: message.to_owned() }
+    }
+
     /// A recipe that cannot be used.
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Self::Config { message: message.into(), hint: None }
@@ -65,6 +85,7 @@ impl Error {
             Self::Core(e) => e.fault(),
             Self::Encoder(e) => e.fault(),
             Self::Config { .. } | Self::Checkpoint { .. } | Self::NonFinite { .. } => Fault::Usage,
+            Self::Rank { .. } => Fault::World,
         }
     }
 
@@ -73,6 +94,7 @@ impl Error {
         match self {
             Self::Core(e) | Self::Encoder(nsparse_encoder::Error::Core(e)) => e.hint(),
             Self::Encoder(_) => None,
+            Self::Rank { .. } => Some("no checkpoint is lost: go on from the newest one with --resume".to_owned()),
             Self::Config { hint, .. } => hint.clone(),
             Self::NonFinite { hint, .. } | Self::Checkpoint { hint, .. } => Some(hint.clone()),
         }

@@ -6,6 +6,7 @@ use nsparse_encoder::{Backend, Device, Dropout, Forward, Parameters, TokenBatch}
 use rayon::prelude::*;
 
 use crate::data::Documents;
+use crate::parallel::Team;
 use crate::{Error, Result};
 
 /// Most tokens of one inference batch.
@@ -20,6 +21,8 @@ pub struct Network {
     pub activation: Activation,
     /// One flag an entry: it never carries weight.
     pub zeroed: Vec<bool>,
+    /// The processes that each batch is shared among.
+    pub team: Team,
 }
 
 /// Document vectors of a batch with what their backward needs.
@@ -72,7 +75,7 @@ impl Network {
         if let Some(unnamed) = zeroed.get_mut(named..) {
             unnamed.fill(true);
         }
-        Self { backend, vocab, activation, zeroed }
+        Self { backend, vocab, activation, zeroed, team: Team::alone() }
     }
 
     /// Encodes documents of the store; dropout masks are keyed by their numbers. With `keep` a backward can

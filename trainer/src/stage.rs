@@ -25,10 +25,11 @@ pub trait Stage {
     /// Whether its steps are chosen by evaluation.
     fn is_evaluated(&self) -> bool;
 
-    /// Adds the gradient of a 0-based step to a buffer laid out like the parameters.
+    /// Adds the gradient of a 0-based step to a buffer laid out like the parameters: of several processes each adds
+    /// the part of its own documents, and the parts' sum is the gradient. The outcome is the whole step's in each.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device fails, or another process is gone.
     fn accumulate(
         &mut self,
         network: &Network,
@@ -78,6 +79,7 @@ pub fn take_step(
     if !outcome.loss.is_finite() {
         return Ok((outcome, f64::NAN));
     }
+    network.team.sum(gradient)?;
     let norm = optimizer.step(parameters.data_mut(), gradient, factor);
     Ok((outcome, norm))
 }

@@ -101,8 +101,10 @@ impl Stage for WarmStart<'_> {
         let micro = if self.section.micro_batch == 0 { count } else { self.section.micro_batch };
         let term =
             LexicalTerm { other_weight: self.section.other_weight, slope_below_zero: self.section.slope_below_zero };
+        let lengths: Vec<usize> = numbers.iter().map(|&n| self.documents.window(n).len()).collect();
         let mut outcome = StepOutcome::default();
-        for chunk in numbers.chunks(micro) {
+        let mut rows = Vec::new();
+        for chunk in numbers[network.team.share(&lengths)].chunks(micro) {
             let dropout = dropout_of(self.section.dropout, self.seed, step);
             let encoded = network.encode(parameters, self.documents, chunk, dropout, true)?;
             let targets: Vec<SparseVector> = chunk.iter().map(|&n| self.targets.of(n)).collect();
@@ -118,7 +120,21 @@ impl Stage for WarmStart<'_> {
                 ..StepOutcome::of_vectors(&encoded.weights, network.vocab)
             };
             outcome.add(&part, share);
+            if network.team.size() > 1 {
+                rows.extend_from_slice(&encoded.weights);
+            }
             network.backward(parameters, encoded, slopes, Some(&below), gradient)?;
+        }
+        if network.team.size() > 1 {
+            // The loss is a mean over documents, so nobody needs the others' vectors; the figures do.
+            let loss = network.team.sum_value(outcome.loss)?;
+            let rows = network.team.gather_rows(&rows, network.vocab)?;
+            outcome = StepOutcome {
+                loss,
+                parts: [("lexical", loss)].into(),
+                tokens: lengths.iter().sum(),
+                ..StepOutcome::of_vectors(&rows, network.vocab)
+            };
         }
         Ok(outcome)
     }

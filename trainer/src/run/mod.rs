@@ -4,6 +4,7 @@ mod folder;
 mod setup;
 mod steps;
 mod summary;
+mod together;
 
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use nsparse_core::{Cancel, Progress, files};
 
 pub(crate) use setup::{build_network, load_model, needs_calibration, stages};
 pub use summary::{StageSummary, Summary};
+pub use together::follow;
 
 use crate::Result;
 use crate::calibrate::prepare_head;
@@ -21,9 +23,11 @@ use crate::evaluate::Evaluator;
 use crate::guard::Guard;
 use crate::metrics_log::{MetricsLog, Record};
 use crate::model_out::write_model;
+use crate::parallel::Team;
 use crate::stage::StageMemory;
 use folder::prepare_folder;
 use steps::Run;
+use together::begin;
 
 /// How a run is watched and stopped.
 pub struct Hooks<'a> {
@@ -55,13 +59,25 @@ pub enum Start {
 /// If the recipe and its data do not fit, a file cannot be read or written, the folder holds a run
 /// ([`Start::New`]), a checkpoint is of another recipe, or the loss is not finite.
 pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Summary> {
+    train_together(config, start, hooks, Team::alone())
+}
+
+/// As [`train`], as rank 0 of several processes; the others [`follow`]. Loss, gradient and density are those of one
+/// process but for rounding.
+///
+/// # Errors
+/// As [`train`], or if another process is gone; a checkpoint is then written first.
+pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, team: Team) -> Result<Summary> {
     config.validate()?;
     let started = Instant::now();
     let dir = &config.run.dir;
     prepare_folder(dir, start)?;
+    team.tell(config.to_yaml()?)?;
     let (mut model, tokenizer) = load_model(config)?;
     let data = TrainingData::load(config, &tokenizer, hooks.cancel, hooks.progress)?;
-    let network = build_network(config, &model, &tokenizer)?;
+    let mut network = build_network(config, &model, &tokenizer)?;
+    network.team = team;
+    network.team.require_same("the data", &data.fingerprint)?;
     let zeroed = network.zeroed.clone();
     let mut stages = stages(config, &data, &zeroed)?;
     let evaluator = if config.has_contrastive() { Evaluator::new(&config.eval, &data, config.run.seed)? } else { None };
@@ -84,13 +100,15 @@ pub fn train(config: &TrainConfig, start: Start, hooks: &Hooks<'_>) -> Result<Su
         log.write(&Record::Calibration(report.clone()))?;
         state.calibration = Some(report);
     }
+    let is_new = moments.is_none();
+    (state, moments) = begin(&network.team, state, &mut model.parameters, moments)?;
     let preparing_seconds = started.elapsed().as_secs_f64();
 
     let guard = Guard::new(config.guard.clone(), state.guard.clone());
     let mut run = Run {
         config,
         guard,
-        start_is_unread: moments.is_none(),
+        start_is_unread: is_new,
         stopped_by_guard: false,
         hooks,
         network,

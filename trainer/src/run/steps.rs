@@ -8,6 +8,7 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
 use super::Hooks;
+use super::together::{Moments, Order, optimizer, require_same_parameters};
 use crate::checkpoint::{Checkpoints, State};
 use crate::config::TrainConfig;
 use crate::data::TrainingData;
@@ -39,17 +40,23 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The loop of one stage, from where the state says. `false` if it was asked to stop.
-    pub(super) fn stage(&mut self, stage: &mut dyn Stage, moments: Option<(Vec<f32>, Vec<f32>, u64)>) -> Result<bool> {
+    /// One stage, from where the state says, on all processes. `false` if it was asked to stop.
+    pub(super) fn stage(&mut self, stage: &mut dyn Stage, moments: Option<Moments>) -> Result<bool> {
+        let finished = self.steps(stage, moments)?;
+        let team = &self.network.team;
+        team.tell(if finished { Order::NextStage } else { Order::Stop })?;
+        if finished {
+            require_same_parameters(team, &self.model.parameters)?;
+        }
+        Ok(finished)
+    }
+
+    /// The loop of one stage. `false` if it was asked to stop.
+    fn steps(&mut self, stage: &mut dyn Stage, moments: Option<Moments>) -> Result<bool> {
         let total = stage.steps();
         let rates = stage.learning_rate().clone();
         let (warmup, decay) = stage.schedule();
-        let mut optimizer = AdamW::new(self.model.parameters.specs(), &self.config.optimizer, |spec| {
-            if spec.name.starts_with("cls.") { rates.head } else { rates.encoder }
-        });
-        if let Some((first, second, steps)) = moments {
-            optimizer.restore(first, second, steps).ok_or_else(|| Error::config("the moments do not fit the model"))?;
-        }
+        let mut optimizer = optimizer(self.config, stage, &self.model.parameters, moments)?;
         stage.recall(std::mem::take(&mut self.state.memory));
         if std::mem::take(&mut self.start_is_unread) && self.config.guard.action != GuardAction::Off {
             let warnings = self.read_start()?;
@@ -98,7 +105,20 @@ impl Run<'_> {
 
             // Gradient, clip and step.
             let (network, parameters) = (&self.network, &mut self.model.parameters);
-            let (outcome, norm) = take_step(stage, network, parameters, &mut optimizer, &mut gradient, step, factor)?;
+            let stepped = network
+                .team
+                .tell(Order::Step)
+                .and_then(|_| take_step(stage, network, parameters, &mut optimizer, &mut gradient, step, factor));
+            let (outcome, norm) = match stepped {
+                Ok(stepped) => stepped,
+                Err(e) => {
+                    // Another process is gone; what this one holds is the state before the step.
+                    if matches!(e, Error::Rank { .. }) {
+                        self.checkpoint(&optimizer)?;
+                    }
+                    return Err(e);
+                }
+            };
             self.require_finite(stage.name(), &outcome, norm)?;
 
             // Log.

@@ -14,6 +14,7 @@ fn the_main_job_without_a_server() {
     let result = nsparse.json("quickstart --out q");
     let took = started.elapsed().as_secs_f64();
     let training = &result["training"];
+    assert_eq!(training["warnings"], serde_json::json!([]), "a healthy run");
     let stages: f64 = training["stages"].as_array().unwrap().iter().map(|s| s["seconds"].as_f64().unwrap()).sum();
     let trained =
         stages + training["preparing_seconds"].as_f64().unwrap() + training["evaluation_seconds"].as_f64().unwrap();

@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
+/// How the names of unfinished files begin and end.
+const TEMPORARY: (&str, &str) = (".nsparse-", ".tmp");
+
 /// Writes a file so that it appears whole or not at all: beside its place, flushed to disk, then renamed.
 /// `fill` writes the contents. A good file already there stays if anything fails.
 ///
@@ -21,10 +24,10 @@ where
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    create_folder(folder)?;
     let mut temp = tempfile::Builder::new()
-        .prefix(".nsparse-")
-        .suffix(".tmp")
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
         .tempfile_in(folder)
         .map_err(|e| Error::io("write", path, e))?;
     {
@@ -35,9 +38,45 @@ where
     set_readable(temp.as_file()).map_err(|e| Error::io("write", path, e))?;
     temp.as_file().sync_all().map_err(|e| Error::io("write", path, e))?;
     temp.persist(path).map_err(|e| Error::io("write", path, e.error))?;
-    // The rename itself is durable once the folder is synced; a file system without that still has the file.
+    sync_folder(folder);
+    Ok(())
+}
+
+/// Flushes a folder's entries to disk: what was created, renamed or removed in it stays so after a power cut. A file
+/// system that cannot do that still has the files.
+pub fn sync_folder(folder: &Path) {
     if let Ok(dir) = File::open(folder) {
         let _ = dir.sync_all();
+    }
+}
+
+/// Makes a folder and those above it that are not there, flushed to disk.
+///
+/// # Errors
+/// If one cannot be made.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.is_dir()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
+    for made in missing {
+        sync_folder(made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    }
+    Ok(())
+}
+
+/// Removes the files that [`write_atomic`] had begun in a folder when its process was killed.
+///
+/// # Errors
+/// If the folder cannot be read or a file cannot be removed.
+pub fn remove_unfinished(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))? {
+        let path = entry.map_err(|e| Error::io("read", folder, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1) {
+            std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `nsparse train`: runs a recipe, or with `--check` reads everything first.
 
 use nsparse_core::{Cancel, NoProgress};
+use nsparse_trainer::density::Measure;
 use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train, train_together};
 
 use crate::ExitStatus;
@@ -103,6 +104,19 @@ pub(crate) fn show(summary: &Summary, printer: &Printer) {
         printer.text(format!(
             "held out, {} step {}: {} {:.4} over {} queries, {:.0} active dimensions{kept}",
             e.stage, e.step, e.metric, e.value, e.queries, e.active_dimensions
+        ));
+    }
+    if summary.stopped_early {
+        printer.text(format!("stopped early after {} steps: the evaluations did not get better", summary.steps));
+    }
+    if let Some(d) = &summary.density {
+        let target = d.target.map_or_else(String::new, |t| match d.measure {
+            Measure::DocDims => format!(", the target is {t}"),
+            Measure::Flops => format!("; {:.2} expected matches with a query, the target is {t}", d.mean),
+        });
+        printer.text(format!(
+            "density: {:.0} active dimensions, mean of {} documents ({} of them in no example){target}",
+            d.active_dimensions, d.documents, d.held_out
         ));
     }
     for warning in &summary.warnings {

@@ -2,7 +2,7 @@
 //! all, and is only taken up again by a run of the same recipe and data.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nsparse_core::files;
 use nsparse_encoder::{ParamSpec, Parameters};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::calibrate::CalibrationReport;
 use crate::config::TrainConfig;
 use crate::evaluate::EvaluationRecord;
+use crate::folders::{remove_folder, replace_folder, restore_folders};
 use crate::guard::{GuardState, Warning};
 use crate::optimizer::AdamW;
 use crate::stage::StageMemory;
@@ -153,8 +154,7 @@ impl Checkpoints {
         let steps = self.steps();
         for &step in &steps[..steps.len().saturating_sub(self.keep)] {
             if best != Some(step) {
-                let path = self.path(step);
-                std::fs::remove_dir_all(&path).map_err(|e| nsparse_core::Error::io("remove", &path, e))?;
+                remove_folder(&self.path(step))?;
             }
         }
         Ok(())
@@ -165,6 +165,7 @@ impl Checkpoints {
     /// # Errors
     /// If it is broken, or of another recipe, other data or another model: the message names what differs.
     pub fn newest(&self, parameters: &Parameters) -> Result<Option<Restored>> {
+        restore_folders(&self.folder)?;
         let Some(&step) = self.steps().last() else { return Ok(None) };
         let path = self.path(step);
         let stored: Stored = files::read_json(&path.join("state.json"))?;
@@ -235,35 +236,6 @@ fn difference(theirs: &[(String, String)], ours: &[(String, String)]) -> String 
     }
 }
 
-/// Fills a new folder beside `path` and puts it in its place; what stood there is removed last.
-///
-/// # Errors
-/// If something cannot be written; what stood at `path` is then still there.
-pub(crate) fn replace_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let io = |action: &'static str, at: &Path, e: std::io::Error| Error::from(nsparse_core::Error::io(action, at, e));
-    let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let (new, old) = (path.with_file_name(format!(".{name}.new")), path.with_file_name(format!(".{name}.old")));
-    for leftover in [&new, &old] {
-        if leftover.exists() {
-            std::fs::remove_dir_all(leftover).map_err(|e| io("remove", leftover, e))?;
-        }
-    }
-    std::fs::create_dir_all(&new).map_err(|e| io("create", &new, e))?;
-    if let Err(e) = fill(&new) {
-        // The unfinished folder is worth nothing; its removal failing does not matter beside the error itself.
-        let _ = std::fs::remove_dir_all(&new);
-        return Err(e);
-    }
-    if path.exists() {
-        std::fs::rename(path, &old).map_err(|e| io("replace", path, e))?;
-    }
-    std::fs::rename(&new, path).map_err(|e| io("write", path, e))?;
-    if old.exists() {
-        std::fs::remove_dir_all(&old).map_err(|e| io("remove", &old, e))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -277,21 +249,5 @@ mod tests {
         b.run.dir = "elsewhere".into();
         let text = difference(&comparable(a.flat().unwrap()), &comparable(b.flat().unwrap()));
         assert_eq!(text, "`run.seed` is 42 there and 7 here");
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("step-1");
-        replace_folder(&path, |f| Ok(files::write_bytes(&f.join("a"), b"1")?)).unwrap();
-        let failed = replace_folder(&path, |f| {
-            files::write_bytes(&f.join("a"), b"2")?;
-            Err(Error::config("disk full"))
-        });
-        assert!(failed.is_err());
-        assert_eq!(std::fs::read(path.join("a")).unwrap(), b"1");
-        replace_folder(&path, |f| Ok(files::write_bytes(&f.join("a"), b"3")?)).unwrap();
-        assert_eq!(std::fs::read(path.join("a")).unwrap(), b"3");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

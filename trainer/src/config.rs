@@ -181,10 +181,7 @@ impl TrainConfig {
         self.validate_rates()?;
         self.validate_losses()?;
         self.validate_guard()?;
-        if !(0.0..=0.9).contains(&self.eval.fraction) {
-            return bad("eval.fraction", "a share in [0, 0.9]");
-        }
-        Ok(())
+        self.eval.validate()
     }
 
     fn validate_rates(&self) -> Result<()> {
@@ -476,6 +473,9 @@ mod tests {
             ("warm_start.b=1.5", "warm_start.b"),
             ("guard.collapse=2", "guard.collapse"),
             ("guard.spike=0", "guard.spike"),
+            ("eval.patience=0", "eval.patience"),
+            ("eval.patience=2", "eval.patience"),
+            ("eval.min_delta=0.01", "eval.min_delta"),
             ("data.template.pattern='{body}'", "data.template"),
         ] {
             let error = TrainConfig::parse(SMALL, &[item.to_owned()]).unwrap_err();

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::batches::{Batch, Stream};
 use crate::config::TrainConfig;
 use crate::controller::{Controller, default_response};
-use crate::data::TrainingData;
+use crate::data::{Documents, TrainingData};
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
 use crate::regularisers::{DocumentFrequencies, LexicalTerm};
@@ -140,35 +140,59 @@ impl Contrastive<'_> {
     fn steer(&mut self, network: &Network, parameters: &Parameters, step: usize, out: &mut StepOutcome) -> Result<()> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let shares = self.query_shares.as_deref();
-        let density = |outcome: &StepOutcome| {
-            let sum = if shares.is_some() { outcome.matches } else { outcome.active as f64 };
-            sum / outcome.documents.max(1) as f64
-        };
         let documents = &self.data.documents;
         let corpus = if step.is_multiple_of(PROBE_EVERY) {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ 0x7072_6f62_6500_0000 ^ step as u64);
-            let drawn = index::sample(&mut rng, documents.len(), PROBE_DOCUMENTS.min(documents.len())).into_vec();
+            let drawn = probe_documents(documents.len(), self.seed, step);
             let lengths: Vec<usize> = drawn.iter().map(|&d| documents.window(d).len()).collect();
-            let mut weights = Vec::new();
-            for chunk in drawn[network.team.share(&lengths)].chunks(PROBE_BATCH) {
-                weights.extend(network.encode(parameters, documents, chunk, None, false)?.weights);
-            }
-            let weights = network.team.gather_rows(&weights, network.vocab)?;
-            let mut seen = StepOutcome::of_vectors(&weights, network.vocab);
-            seen.matches = shares.map_or(0.0, |shares| matches(&weights, shares));
-            Some(density(&seen))
+            let own = encode_all(network, parameters, documents, &drawn[network.team.share(&lengths)])?;
+            let weights = network.team.gather_rows(&own, network.vocab)?;
+            Some(density(&seen(&weights, network.vocab, shares), shares))
         } else {
             None
         };
-        controller.observe(density(out), corpus);
+        let measured = density(out, shares);
+        controller.observe(measured, corpus);
         let measured = controller.measured().unwrap_or_default();
         out.steering = Some(Steering { target: controller.target(), measured, corpus });
         Ok(())
     }
 }
 
+/// Documents of the corpus that a step's probe encodes.
+fn probe_documents(of: usize, seed: u64, step: usize) -> Vec<usize> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7072_6f62_6500_0000 ^ step as u64);
+    index::sample(&mut rng, of, PROBE_DOCUMENTS.min(of)).into_vec()
+}
+
+/// Their vectors `[N, V]`, without dropout.
+fn encode_all(
+    network: &Network,
+    parameters: &Parameters,
+    documents: &Documents,
+    numbers: &[usize],
+) -> Result<Vec<f32>> {
+    let mut weights = Vec::with_capacity(numbers.len() * network.vocab);
+    for chunk in numbers.chunks(PROBE_BATCH) {
+        weights.extend(network.encode(parameters, documents, chunk, None, false)?.weights);
+    }
+    Ok(weights)
+}
+
+/// What vectors show, in the target's unit too.
+fn seen(weights: &[f32], vocab: usize, shares: Option<&[f32]>) -> StepOutcome {
+    let mut seen = StepOutcome::of_vectors(weights, vocab);
+    seen.matches = shares.map_or(0.0, |shares| matches(weights, shares));
+    seen
+}
+
+/// A density in the target's unit: expected matches where there are shares of the queries, else active dimensions.
+fn density(outcome: &StepOutcome, shares: Option<&[f32]>) -> f64 {
+    let sum = if shares.is_some() { outcome.matches } else { outcome.active as f64 };
+    sum / outcome.documents.max(1) as f64
+}
+
 /// Share of the training queries that hold each token, `[V]`.
-fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
+pub(crate) fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
     let mut shares = vec![0.0f32; vocab];
     for query in &data.queries {
         for &id in &query.vector.ids {
@@ -183,7 +207,7 @@ fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
 }
 
 /// Sum over documents of the tokens that a query is expected to share with each.
-fn matches(weights: &[f32], query_shares: &[f32]) -> f64 {
+pub(crate) fn matches(weights: &[f32], query_shares: &[f32]) -> f64 {
     let of_row = |row: &[f32]| -> f64 {
         row.iter().zip(query_shares).filter(|(w, _)| **w > 0.0).map(|(_, &share)| f64::from(share)).sum()
     };
@@ -275,6 +299,20 @@ impl Stage for Contrastive<'_> {
             self.steer(network, parameters, step, &mut outcome)?;
         }
         Ok(outcome)
+    }
+
+    fn over_target(&self, network: &Network, parameters: &Parameters) -> Result<Option<f64>> {
+        let Some(controller) = &self.controller else { return Ok(None) };
+        let shares = self.query_shares.as_deref();
+        let documents = &self.data.documents;
+        let measured = if let Some(measured) = controller.measured() {
+            measured
+        } else {
+            let drawn = probe_documents(documents.len(), self.seed, 0);
+            let weights = encode_all(network, parameters, documents, &drawn)?;
+            density(&seen(&weights, network.vocab, shares), shares)
+        };
+        Ok(Some(measured / controller.target()))
     }
 
     fn memory(&self) -> StageMemory {

@@ -36,8 +36,47 @@ pub struct EvaluationRecord {
     pub queries: usize,
     /// Documents encoded.
     pub documents: usize,
+    /// Where the penalty's weight is steered to a target: the density that the loop sees over that target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_target: Option<f64>,
     /// How long it took.
     pub seconds: f64,
+}
+
+/// A density this near its target, as a ratio, is on it.
+const ON_TARGET: f64 = 1.1;
+
+impl EvaluationRecord {
+    /// How far the density is from its target, as a logarithm; 0 where it is on it or there is none.
+    fn off_target(&self) -> f64 {
+        let off = self.over_target.map_or(0.0, |ratio| ratio.ln().abs());
+        if off <= ON_TARGET.ln() { 0.0 } else { off }
+    }
+
+    /// Whether the model of this evaluation is to be kept rather than that of an earlier one: by the metric, but a
+    /// density on its target goes first, and of two that are off the nearer one.
+    pub fn is_better_than(&self, earlier: &Self) -> bool {
+        let (off, earlier_off) = (self.off_target(), earlier.off_target());
+        if off > 0.0 || earlier_off > 0.0 { off < earlier_off } else { self.value > earlier.value }
+    }
+}
+
+/// Whether the newest of some evaluations is at least the `patience`-th in a row whose metric is not more than
+/// `min_delta` above the best before. Evaluations on the way to a target's density do not count.
+pub fn is_out_of_patience<'a>(
+    evaluations: impl IntoIterator<Item = &'a EvaluationRecord>,
+    patience: usize,
+    min_delta: f64,
+) -> bool {
+    let (mut best, mut waited) = (f64::NEG_INFINITY, 0);
+    for e in evaluations.into_iter().filter(|e| e.off_target() == 0.0) {
+        if e.value > best + min_delta {
+            (best, waited) = (e.value, 0);
+        } else {
+            waited += 1;
+        }
+    }
+    waited >= patience
 }
 
 /// Queries, judgments and the pool of documents, chosen once.
@@ -117,6 +156,7 @@ impl<'a> Evaluator<'a> {
             active_dimensions: active,
             queries: self.queries.len(),
             documents: self.pool.len(),
+            over_target: None,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -154,4 +194,49 @@ fn pool(wanted: usize, data: &TrainingData, seed: u64) -> Vec<usize> {
     let missing = wanted.saturating_sub(pool.len());
     pool.extend(others.into_iter().take(missing));
     pool.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(value: f64, over_target: Option<f64>) -> EvaluationRecord {
+        EvaluationRecord {
+            stage: "contrastive".to_owned(),
+            step: 0,
+            metric: "ndcg@10".to_owned(),
+            value,
+            active_dimensions: 0.0,
+            queries: 1,
+            documents: 1,
+            over_target,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_density_on_its_target_goes_before_the_metric() {
+        let better = |a: (f64, Option<f64>), b: (f64, Option<f64>)| record(a.0, a.1).is_better_than(&record(b.0, b.1));
+        assert!(better((0.6, None), (0.5, None)) && !better((0.5, None), (0.5, None)));
+        // On the target within a tenth; then the metric decides.
+        assert!(better((0.5, Some(1.09)), (0.9, Some(2.0))) && !better((0.9, Some(2.0)), (0.5, Some(0.95))));
+        assert!(better((0.6, Some(0.95)), (0.5, Some(1.05))));
+        // Off it the nearer one, from above as from below.
+        assert!(better((0.1, Some(1.5)), (0.9, Some(0.5))) && better((0.1, Some(0.8)), (0.9, Some(1.5))));
+    }
+
+    #[test]
+    fn patience_counts_evaluations_in_a_row_without_improvement() {
+        let out = |values: &[f64], patience, min_delta| {
+            let all: Vec<EvaluationRecord> = values.iter().map(|&v| record(v, None)).collect();
+            is_out_of_patience(&all, patience, min_delta)
+        };
+        assert!(!out(&[], 1, 0.0) && !out(&[0.5], 1, 0.0) && !out(&[0.5, 0.6, 0.6], 2, 0.0));
+        assert!(out(&[0.5, 0.6, 0.6, 0.55], 2, 0.0));
+        assert!(!out(&[0.5, 0.4, 0.6, 0.5], 2, 0.0), "an improvement starts anew");
+        // Small steps add up: they are measured from the last improvement that counted.
+        assert!(out(&[0.5, 0.505, 0.509], 2, 0.01) && !out(&[0.5, 0.505, 0.511], 2, 0.01));
+        let steered = [record(0.9, Some(3.0)), record(0.8, Some(2.0)), record(0.7, Some(1.0)), record(0.7, Some(1.0))];
+        assert!(!is_out_of_patience(&steered[..3], 1, 0.0) && is_out_of_patience(&steered, 1, 0.0));
+    }
 }

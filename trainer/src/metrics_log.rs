@@ -103,6 +103,14 @@ impl MetricsLog {
         Ok(Self { path: path.to_path_buf(), file })
     }
 
+    /// Flushes all lines to disk, so that a checkpoint never knows more than the log does.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.file.sync_data().map_err(|e| nsparse_core::Error::io("write", &self.path, e))?)
+    }
+
     /// Appends a line.
     ///
     /// # Errors

@@ -7,9 +7,9 @@ use nsparse_core::model_dir::ModelFacts;
 use nsparse_encoder::BertMlm;
 
 use crate::Result;
-use crate::checkpoint::replace_folder;
 use crate::config::TrainConfig;
 use crate::data::TrainingData;
+use crate::folders::replace_folder;
 
 /// Writes the model as it is now; what stood in the folder is replaced as a whole.
 ///

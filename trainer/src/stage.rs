@@ -43,6 +43,14 @@ pub trait Stage {
         StageMemory::default()
     }
 
+    /// Where the density is steered: the one that the loop sees, over its target. Asked of one process alone.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn over_target(&self, _network: &Network, _parameters: &Parameters) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Puts it back.
     fn recall(&mut self, _memory: StageMemory) {}
 }

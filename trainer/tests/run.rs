@@ -4,10 +4,9 @@
 mod common;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{recipe, world};
-use nsparse_core::{Cancel, NoProgress, Progress, Task};
+use common::{StopAfter, recipe, world};
+use nsparse_core::{Cancel, NoProgress, Progress};
 use nsparse_trainer::{Error, Hooks, Start, Summary, TrainConfig, check, train};
 
 fn run(config: &TrainConfig, start: Start) -> Summary {
@@ -21,40 +20,6 @@ fn try_run(
     progress: &dyn Progress,
 ) -> nsparse_trainer::Result<Summary> {
     train(config, start, &Hooks { cancel, progress })
-}
-
-/// Asks to stop once a number of steps of the named bar is done.
-struct StopAfter<'a> {
-    cancel: &'a Cancel,
-    bar: &'static str,
-    steps: usize,
-}
-
-struct Counting {
-    cancel: Cancel,
-    left: Option<AtomicUsize>,
-}
-
-impl Progress for StopAfter<'_> {
-    fn start(&self, name: &str, _total: u64) -> Box<dyn Task> {
-        let left = (name == self.bar).then(|| AtomicUsize::new(self.steps));
-        if left.is_some() && self.steps == 0 {
-            self.cancel.cancel();
-        }
-        Box::new(Counting { cancel: self.cancel.clone(), left })
-    }
-}
-
-impl Task for Counting {
-    fn advance(&self, units: u64) {
-        if let Some(left) = &self.left
-            && left.fetch_sub(units as usize, Ordering::SeqCst) <= units as usize
-        {
-            self.cancel.cancel();
-        }
-    }
-
-    fn message(&self, _text: &str) {}
 }
 
 /// The steps of `metrics.jsonl` without what depends on the clock.

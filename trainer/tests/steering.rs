@@ -6,8 +6,8 @@ mod common;
 
 use std::path::Path;
 
-use common::{sample, sample_recipe};
-use nsparse_core::{Cancel, NoProgress, Progress, Task};
+use common::{StopAfter, sample, sample_recipe};
+use nsparse_core::{Cancel, NoProgress};
 use nsparse_encoder::BertMlm;
 use nsparse_trainer::data::TrainingData;
 use nsparse_trainer::network::Network;
@@ -53,29 +53,6 @@ fn the_density_comes_to_its_target_from_a_weight_too_small_and_one_too_large() {
     }
 }
 
-/// Asks to stop after some steps of the contrastive stage.
-struct StopAfter<'a>(&'a Cancel, usize);
-
-struct Counting(Cancel, Option<std::sync::atomic::AtomicUsize>);
-
-impl Progress for StopAfter<'_> {
-    fn start(&self, name: &str, _total: u64) -> Box<dyn Task> {
-        Box::new(Counting(self.0.clone(), (name == "Training").then(|| self.1.into())))
-    }
-}
-
-impl Task for Counting {
-    fn advance(&self, units: u64) {
-        if let Some(left) = &self.1
-            && left.fetch_sub(units as usize, std::sync::atomic::Ordering::SeqCst) <= units as usize
-        {
-            self.0.cancel();
-        }
-    }
-
-    fn message(&self, _text: &str) {}
-}
-
 #[test]
 fn a_stopped_steered_run_goes_on_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +75,12 @@ fn a_stopped_steered_run_goes_on_bit_for_bit() {
     assert!(steered.iter().any(|l| l["steering"]["corpus"].is_f64() && l["lambda"].is_f64()));
     let parted = recipe("parted");
     let cancel = Cancel::default();
-    let stopped = train(&parted, Start::New, &Hooks { cancel: &cancel, progress: &StopAfter(&cancel, 13) }).unwrap();
+    let stopped = train(
+        &parted,
+        Start::New,
+        &Hooks { cancel: &cancel, progress: &StopAfter { cancel: &cancel, bar: "Training", steps: 13 } },
+    )
+    .unwrap();
     assert!(!stopped.finished && stopped.steps == 17);
     let hooks = Hooks { cancel: &Cancel::default(), progress: &NoProgress };
     assert!(train(&parted, Start::Continue, &hooks).unwrap().finished);

@@ -4,7 +4,7 @@
 //! more than a ring.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::AllReduce;
@@ -255,18 +255,19 @@ impl Sockets {
         self.calls += 1;
         self.calls
     }
-}
 
-impl AllReduce for Sockets {
-    fn rank(&self) -> usize {
-        self.rank
+    /// A link on which a call failed is of no use: closed, so that the others do not wait for it.
+    fn closed_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            for peer in &self.peers {
+                // It may be closed already.
+                let _ = peer.stream.shutdown(Shutdown::Both);
+            }
+        }
+        result
     }
 
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn sum(&mut self, values: &mut [f32]) -> Result<()> {
+    fn try_sum(&mut self, values: &mut [f32]) -> Result<()> {
         let call = self.next_call();
         if self.rank == 0 {
             for peer in &mut self.peers {
@@ -284,7 +285,7 @@ impl AllReduce for Sockets {
         Ok(())
     }
 
-    fn gather(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+    fn try_gather(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let (call, size) = (self.next_call(), self.size);
         let mut all = Vec::with_capacity(size);
         if self.rank == 0 {
@@ -308,7 +309,7 @@ impl AllReduce for Sockets {
         Ok(all)
     }
 
-    fn broadcast(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+    fn try_broadcast(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
         let call = self.next_call();
         for peer in &mut self.peers {
             if self.rank == 0 {
@@ -318,5 +319,30 @@ impl AllReduce for Sockets {
             }
         }
         Ok(())
+    }
+}
+
+impl AllReduce for Sockets {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn sum(&mut self, values: &mut [f32]) -> Result<()> {
+        let done = self.try_sum(values);
+        self.closed_on_error(done)
+    }
+
+    fn gather(&mut self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let done = self.try_gather(own);
+        self.closed_on_error(done)
+    }
+
+    fn broadcast(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
+        let done = self.try_broadcast(bytes);
+        self.closed_on_error(done)
     }
 }

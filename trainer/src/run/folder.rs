@@ -2,17 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
+use nsparse_core::files;
+
 use super::Start;
+use crate::folders::{remove_folder, restore_folders};
 use crate::{Error, Result};
 
 /// What a run writes into its folder.
 const OUTPUTS: [&str; 6] = ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "model", "warm-start"];
 
 pub(super) fn prepare_folder(dir: &Path, start: Start) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|e| nsparse_core::Error::io("create", dir, e))?;
+    files::create_folder(dir)?;
     let there: Vec<PathBuf> = OUTPUTS.iter().map(|name| dir.join(name)).filter(|p| p.exists()).collect();
     match start {
-        Start::Continue => Ok(()),
+        Start::Continue => {
+            files::remove_unfinished(dir)?;
+            restore_folders(dir)
+        }
         Start::New => match there.first() {
             None => Ok(()),
             Some(found) => Err(Error::config_with_hint(
@@ -22,8 +28,11 @@ pub(super) fn prepare_folder(dir: &Path, start: Start) -> Result<()> {
         },
         Start::Replace => {
             for path in there {
-                let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-                removed.map_err(|e| nsparse_core::Error::io("remove", &path, e))?;
+                if path.is_dir() {
+                    remove_folder(&path)?;
+                } else {
+                    std::fs::remove_file(&path).map_err(|e| nsparse_core::Error::io("remove", &path, e))?;
+                }
             }
             Ok(())
         }

@@ -12,7 +12,7 @@ use super::together::{Moments, Order, optimizer, require_same_parameters};
 use crate::checkpoint::{Checkpoints, State};
 use crate::config::TrainConfig;
 use crate::data::TrainingData;
-use crate::evaluate::Evaluator;
+use crate::evaluate::{Evaluator, is_out_of_patience};
 use crate::guard::{Guard, StartReading, Telemetry, Warning};
 use crate::metrics_log::{MetricsLog, Record, StepRecord};
 use crate::model_out::write_model;
@@ -84,18 +84,18 @@ impl Run<'_> {
                 Err(e) => return Err(e),
             };
             let stop = self.hooks.cancel.is_cancelled();
+            let ends = step >= total || self.is_out_of_patience(stage.name());
             let every = self.config.checkpoint.every;
-            let due = every > 0
-                && checkpointed != self.state.total_steps
-                && (improved || step == total || step.is_multiple_of(every));
+            let due =
+                every > 0 && checkpointed != self.state.total_steps && (improved || ends || step.is_multiple_of(every));
             if stop || due {
                 self.checkpoint(&optimizer)?;
                 checkpointed = self.state.total_steps;
             }
-            if stop && (step < total || self.state.stage + 1 < self.stage_count) {
+            if stop && (!ends || self.state.stage + 1 < self.stage_count) {
                 return Ok(false);
             }
-            if step >= total {
+            if ends {
                 return Ok(true);
             }
 
@@ -202,8 +202,9 @@ impl Run<'_> {
             return Ok(false);
         }
         let (cancel, progress) = (self.hooks.cancel, self.hooks.progress);
-        let record = evaluator.run(&self.network, &self.model.parameters, stage.name(), step, cancel, progress)?;
-        let improved = self.state.best.as_ref().is_none_or(|best| record.value > best.value);
+        let mut record = evaluator.run(&self.network, &self.model.parameters, stage.name(), step, cancel, progress)?;
+        record.over_target = stage.over_target(&self.network, &self.model.parameters)?;
+        let improved = self.state.best.as_ref().is_none_or(|best| record.is_better_than(best));
         self.log.write(&Record::Evaluation(record.clone()))?;
         self.state.evaluated = Some(self.state.total_steps);
         self.state.evaluations.push(record.clone());
@@ -215,7 +216,15 @@ impl Run<'_> {
         Ok(improved)
     }
 
+    /// Whether the evaluations say that a stage is to end before its last step: a function of what a checkpoint holds.
+    pub(super) fn is_out_of_patience(&self, stage: &str) -> bool {
+        let eval = &self.config.eval;
+        let of_stage = self.state.evaluations.iter().filter(|e| e.stage == stage);
+        eval.patience.is_some_and(|patience| is_out_of_patience(of_stage, patience, eval.min_delta))
+    }
+
     fn checkpoint(&self, optimizer: &AdamW) -> Result<()> {
+        self.log.sync()?;
         self.checkpoints.save(&self.state, &self.model.parameters, optimizer, self.state.best_step)
     }
 

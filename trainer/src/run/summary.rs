@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
+use nsparse_encoder::BertMlm;
 use serde::{Deserialize, Serialize};
 
 use super::steps::Run;
-use crate::Result;
 use crate::calibrate::CalibrationReport;
+use crate::density::{DensityReport, measure};
 use crate::evaluate::EvaluationRecord;
 use crate::guard::Warning;
 use crate::warm_start::LexicalTargets;
+use crate::{Error, Result};
 
 /// One stage as it came out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +57,16 @@ pub struct Summary {
     /// Whether the run ended early because of it.
     #[serde(default)]
     pub stopped_by_guard: bool,
+    /// Whether the last stage ended before its last step because the evaluations did not get better
+    /// (`eval.patience`).
+    #[serde(default)]
+    pub stopped_early: bool,
+    /// How dense the kept model is; of a run with a contrastive stage that is done.
+    #[serde(default)]
+    pub density: Option<DensityReport>,
+    /// Processes that the run was shared among in this sitting.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// All evaluations.
     pub evaluations: Vec<EvaluationRecord>,
     /// The same metric, queries and documents with BM25's tf part as document weight, the warm start's target:
@@ -66,7 +78,30 @@ pub struct Summary {
     pub evaluation_seconds: f64,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Run<'_> {
+    /// The density of the model that was kept; nothing if the user asks to stop meanwhile.
+    fn density(&self) -> Result<Option<DensityReport>> {
+        let (config, state) = (self.config, &self.state);
+        let folder = config.run.dir.join("model");
+        let kept = if state.best_step.is_none_or(|step| step == state.total_steps) {
+            None
+        } else {
+            Some(BertMlm::load(&folder, config.run.seed)?)
+        };
+        let parameters = kept.as_ref().map_or(&self.model.parameters, |m| &m.parameters);
+        let target = config.train.losses.flops.target;
+        let (cancel, progress) = (self.hooks.cancel, self.hooks.progress);
+        match measure(&self.network, parameters, self.data, target, config.run.seed, cancel, progress) {
+            Ok(report) => Ok(Some(report)),
+            Err(Error::Core(nsparse_core::Error::Cancelled)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     pub(super) fn summary(
         &self,
         plan: &[(&'static str, usize)],
@@ -101,6 +136,9 @@ impl Run<'_> {
             best: self.state.best.clone(),
             warnings: self.state.warnings.clone(),
             stopped_by_guard: self.stopped_by_guard,
+            stopped_early: finished && self.state.total_steps < plan.iter().map(|(_, steps)| steps).sum(),
+            density: if finished && self.config.has_contrastive() { self.density()? } else { None },
+            processes: self.network.team.size(),
             evaluations: self.state.evaluations.clone(),
             lexical_reference,
             preparing_seconds,

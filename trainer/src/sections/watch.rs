@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// `eval`: how the best step is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -15,11 +17,37 @@ pub struct EvalSection {
     pub documents: usize,
     /// The metric that decides, as `nsparse eval` names it.
     pub metric: String,
+    /// The stage ends after so many evaluations in a row without improvement; `null`: never.
+    pub patience: Option<usize>,
+    /// What the metric has to rise by to count as an improvement for `patience`.
+    pub min_delta: f64,
+}
+
+impl EvalSection {
+    /// Ranges, and keys that would do nothing.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let bad = |key: &str, problem: &str| Err(Error::config(format!("`eval.{key}`: {problem}")));
+        if !(0.0..=0.9).contains(&self.fraction) {
+            return bad("fraction", "a share in [0, 0.9]");
+        }
+        if !(self.min_delta >= 0.0 && self.min_delta.is_finite()) {
+            return bad("min_delta", "a number of at least 0");
+        }
+        match self.patience {
+            Some(0) => bad("patience", "at least 1"),
+            Some(_) if self.fraction == 0.0 => bad("patience", "`eval.fraction` is 0, so nothing is evaluated"),
+            Some(_) if self.every == 0 => {
+                bad("patience", "`eval.every` is 0, so there is one evaluation at the end alone")
+            }
+            None if self.min_delta > 0.0 => bad("min_delta", "only `patience` uses it"),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self { fraction: 0.2, every: 0, documents: 1000, metric: "ndcg@10".to_owned() }
+        Self { fraction: 0.2, every: 0, documents: 1000, metric: "ndcg@10".to_owned(), patience: None, min_delta: 0.0 }
     }
 }
 
@@ -63,7 +91,7 @@ enum GuardWord {
 impl TryFrom<GuardWord> for GuardAction {
     type Error = String;
 
-    fn try_from(word: GuardWord) -> Result<Self, String> {
+    fn try_from(word: GuardWord) -> std::result::Result<Self, String> {
         match word {
             GuardWord::Flag(false) => Ok(Self::Off),
             GuardWord::Word(word) if word == "off" => Ok(Self::Off),

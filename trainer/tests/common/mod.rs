@@ -4,8 +4,10 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nsparse_core::rows::{self, TrainingRow};
+use nsparse_core::{Cancel, Progress, Task};
 use nsparse_trainer::TrainConfig;
 
 /// Words of the made-up language.
@@ -181,4 +183,38 @@ checkpoint: {{every: 0, keep: 1}}
     );
     let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
     TrainConfig::parse(&text, &overrides).unwrap()
+}
+
+/// Asks to stop once a number of steps of the named bar is done.
+pub(crate) struct StopAfter<'a> {
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) bar: &'static str,
+    pub(crate) steps: usize,
+}
+
+struct Counting {
+    cancel: Cancel,
+    left: Option<AtomicUsize>,
+}
+
+impl Progress for StopAfter<'_> {
+    fn start(&self, name: &str, _total: u64) -> Box<dyn Task> {
+        let left = (name == self.bar).then(|| AtomicUsize::new(self.steps));
+        if left.is_some() && self.steps == 0 {
+            self.cancel.cancel();
+        }
+        Box::new(Counting { cancel: self.cancel.clone(), left })
+    }
+}
+
+impl Task for Counting {
+    fn advance(&self, units: u64) {
+        if let Some(left) = &self.left
+            && left.fetch_sub(units as usize, Ordering::SeqCst) <= units as usize
+        {
+            self.cancel.cancel();
+        }
+    }
+
+    fn message(&self, _text: &str) {}
 }

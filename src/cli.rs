@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::args::BenchArgs;
+use crate::commands::tune_idf::TuneIdfArgs;
 
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
 ///
@@ -57,6 +58,11 @@ pub(crate) enum Command {
     /// One of the further processes of `train --processes`, which starts it
     #[command(hide = true)]
     TrainRank,
+    /// Train a model's query table further, with documents and their vectors frozen
+    #[command(
+        after_help = "Examples:\n  nsparse tune-idf --model runs/scifact/model --beir scifact --out tuned\n  nsparse tune-idf --model model --data my-data --vectors vectors.nsv --epochs 20 --learning-rate 0.01 --out tuned\n  nsparse tune-idf --model model --data my-data --engine opensearch --url http://localhost:9200 --index articles --out tuned\n\nThe new folder has the same network; an index stays as it is. Of the held-out queries one half chooses the epoch, the other is measured once."
+    )]
+    TuneIdf(TuneIdfArgs),
     /// Export a model as TorchScript or ONNX, in packages that ML Commons takes
     #[command(
         after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs input1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."

@@ -11,6 +11,7 @@ mod encode_job;
 mod failure;
 mod printer;
 mod processes;
+mod queries;
 mod ranking;
 mod settings;
 
@@ -61,6 +62,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Mine(args) => commands::mine::run(&args, printer),
         Command::Train(args) => commands::train::run(&args, printer),
         Command::TrainRank => commands::train::follow(),
+        Command::TuneIdf(args) => commands::tune_idf::run(&args, printer),
         Command::Export(args) => commands::export::run(&args, printer),
         Command::Deploy(args) => commands::deploy::run(&args, printer),
         Command::Undeploy(args) => commands::undeploy::run(&args, printer),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Method;
 use crate::failure::usage;
 use crate::printer::Printer;
+use crate::queries::Queries;
 use crate::{cluster_index, settings};
 
 /// BM25's analyzer in a cluster unless another is asked for; the embedded index has the same.
@@ -41,8 +42,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Vectors {
     /// One a document, in the corpus's order.
     pub(crate) documents: Vec<SparseVector>,
-    /// Tokenizer and idf table.
-    pub(crate) queries: QueryEncoder,
+    /// What makes query vectors.
+    pub(crate) queries: Queries,
     /// Template of the documents' texts.
     pub(crate) template: DocumentTemplate,
     /// What made them: names the index that holds them.
@@ -83,7 +84,7 @@ impl Plan<'_> {
     }
 
     /// The documents' vectors by the method: of the encoder, or lexical ones.
-    fn vectors(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+    pub(crate) fn vectors(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
         match self.method {
             Method::Bm25 => anyhow::bail!("BM25 has no vectors"),
             Method::Idf => self.lexical(printer, cancel),
@@ -113,14 +114,14 @@ impl Plan<'_> {
         let (_, documents) =
             LexicalEncoder::fit(tokenizer.clone(), LexicalWeight::BM25, &texts, cancel, &printer.progress())?;
         let key = self.key(&["lexical", &files::sha256_file(&tokenizer_file)?.0, &format!("{template:?}")])?;
-        Ok(Vectors { documents, queries: QueryEncoder::new(tokenizer, idf)?, template, key })
+        Ok(Vectors { documents, queries: Queries::Table(Box::new(QueryEncoder::new(tokenizer, idf)?)), template, key })
     }
 
     fn encoded(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
         let folder = self.model()?;
         let directory = ModelDir::open(folder)?;
         let facts = directory.facts()?;
-        let queries = directory.query_encoder()?;
+        let queries = Queries::open(&directory, self.device)?;
         let weights = files::sha256_file(&directory.file("model.safetensors"))?.0;
         let config = files::sha256_file(&directory.file("config.json"))?.0;
         let tokenizer = files::sha256_file(&directory.file("tokenizer.json"))?.0;
@@ -187,14 +188,14 @@ impl Vectors {
 }
 
 /// Queries as a searcher takes them: with vectors where there is a query side.
-pub(crate) fn search_queries(queries: &[Query], encoder: Option<&QueryEncoder>) -> anyhow::Result<Vec<SearchQuery>> {
-    queries
-        .iter()
-        .map(|q| {
-            let vector = encoder.map_or_else(|| Ok(SparseVector::default()), |e| e.encode(&q.text))?;
-            Ok(SearchQuery { id: q.id.clone(), text: q.text.clone(), vector })
-        })
-        .collect()
+pub(crate) fn search_queries(queries: &[Query], encoder: Option<&Queries>) -> anyhow::Result<Vec<SearchQuery>> {
+    let texts: Vec<&str> = queries.iter().map(|q| q.text.as_str()).collect();
+    let vectors = match encoder {
+        Some(encoder) => encoder.encode(&texts)?,
+        None => vec![SparseVector::default(); queries.len()],
+    };
+    let pairs = queries.iter().zip(vectors);
+    Ok(pairs.map(|(q, vector)| SearchQuery { id: q.id.clone(), text: q.text.clone(), vector }).collect())
 }
 
 /// Ranks queries in blocks, so that progress is seen and a stop is heard.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::vector::MAX_WEIGHT;
 use crate::{Cancel, Error, Progress, Result, TextTokenizer, TokenId, Weight, files};
 
+/// The weight in `idf.json` of a token that is left out of queries. It cannot be missing there, because ML Commons
+/// gives a missing token the weight 1, and it cannot be 0, because the engine takes weights above 0 only.
+pub const SILENT: Weight = Weight::MIN_POSITIVE;
+
 /// How document frequencies become weights. N: documents, df: documents that contain the token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,7 +60,8 @@ pub struct IdfMetadata {
     pub template: String,
 }
 
-/// One weight a vocabulary entry; 0 for special tokens, in `(0, 64]` for all others.
+/// One weight a vocabulary entry; 0 for special tokens, in `(0, 64]` for all others. Tokens with [`SILENT`] are left
+/// out of queries.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IdfTable {
     weights: Vec<Weight>,
@@ -171,14 +176,15 @@ impl IdfTable {
         Ok(Self { weights })
     }
 
-    /// Token string to weight, without the special tokens; what `idf.json` holds.
+    /// Token string to weight, without the special tokens; what `idf.json` holds. A weight of 0 stands there as
+    /// [`SILENT`].
     pub fn to_map(&self, tokenizer: &TextTokenizer) -> BTreeMap<String, Weight> {
         let special = &tokenizer.special().all;
         self.weights
             .iter()
             .enumerate()
             .filter(|(id, _)| special.binary_search(&(*id as TokenId)).is_err())
-            .map(|(id, &w)| (tokenizer.vocabulary()[id].clone(), w))
+            .map(|(id, &w)| (tokenizer.vocabulary()[id].clone(), w.max(SILENT)))
             .collect()
     }
 

@@ -39,6 +39,24 @@ impl Activation {
     }
 }
 
+/// What makes a query's vector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuerySideKind {
+    /// Tokenizer and `idf.json`: a doc-only model.
+    #[default]
+    Table,
+    /// The document encoder: a siamese model, without `idf.json`.
+    Encoder,
+}
+
+impl QuerySideKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_table(&self) -> bool {
+        *self == Self::Table
+    }
+}
+
 /// `nsparse.json`: what the Hugging Face files do not say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +72,9 @@ pub struct ModelFacts {
     pub dead_ids: Vec<TokenId>,
     /// The document template the model was trained with.
     pub template: DocumentTemplate,
+    /// What makes a query's vector; not written for a doc-only model.
+    #[serde(default, skip_serializing_if = "QuerySideKind::is_table")]
+    pub query_side: QuerySideKind,
     /// sha256 of `model.safetensors`, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
@@ -73,6 +94,7 @@ impl ModelFacts {
             max_tokens,
             dead_ids: Vec::new(),
             template,
+            query_side: QuerySideKind::Table,
             weights_sha256: None,
             recipe: None,
             nsparse_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -139,11 +161,28 @@ impl ModelDir {
     /// Tokenizer and `idf.json`: the query side.
     ///
     /// # Errors
-    /// If a file is missing or broken, or the two disagree.
+    /// If a file is missing or broken, the two disagree, or the model is siamese.
     pub fn query_encoder(&self) -> Result<QueryEncoder> {
+        if self.is_siamese()? {
+            return Err(Error::invalid_with_hint(
+                format!(
+                    "The model `{}` is siamese: its queries are encoded by the network, so it has no query table",
+                    self.folder.display()
+                ),
+                "train with `query.side: idf`, `trained_idf` or `table` for a doc-only model",
+            ));
+        }
         let tokenizer = self.tokenizer()?;
         let idf = IdfTable::load(&self.file("idf.json"), &tokenizer)?;
         QueryEncoder::new(tokenizer, idf)
+    }
+
+    /// Whether queries are encoded by the network, as documents are.
+    ///
+    /// # Errors
+    /// If `nsparse.json` is broken.
+    pub fn is_siamese(&self) -> Result<bool> {
+        Ok(self.file("nsparse.json").is_file() && self.facts()?.query_side == QuerySideKind::Encoder)
     }
 
     /// Ids that never carry weight in a document: the tokenizer's weightless ones and `dead_ids`. Ascending.

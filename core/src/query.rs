@@ -1,6 +1,7 @@
 //! Query vectors: the distinct tokens of a text, each with its idf. Trainer, offline index and client use
 //! this code; a test holds the cluster to it.
 
+use crate::idf::SILENT;
 use crate::vector::{MAX_QUERY_TOKENS, SparseVector};
 use crate::{Error, IdfTable, Result, TextTokenizer, TokenId};
 
@@ -51,8 +52,11 @@ impl QueryEncoder {
     /// # Errors
     /// If there are more than [`MAX_QUERY_TOKENS`] distinct tokens.
     pub fn encode_ids(&self, ids: &[TokenId]) -> Result<SparseVector> {
-        let pairs =
-            ids.iter().filter(|&&id| !self.weightless[id as usize]).map(|&id| (id, self.idf.weight(id))).collect();
+        let pairs = ids
+            .iter()
+            .filter(|&&id| !self.weightless[id as usize] && self.idf.weight(id) > SILENT)
+            .map(|&id| (id, self.idf.weight(id)))
+            .collect();
         let vector = SparseVector::from_pairs(pairs);
         if vector.len() > MAX_QUERY_TOKENS {
             return Err(Error::invalid(format!(

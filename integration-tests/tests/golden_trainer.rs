@@ -8,8 +8,9 @@ use nsparse_integration_tests::golden_losses::{QUERIES, SLOTS, Term, candidates,
 use nsparse_trainer::batches::{Batch, BatchQuery};
 use nsparse_trainer::losses::Scores;
 use nsparse_trainer::optimizer::{AdamW, quadratic_ramp, rate_factor};
+use nsparse_trainer::query_side::Table;
 use nsparse_trainer::regularisers::anti_zero;
-use nsparse_trainer::sections::{Candidates, Decay, OptimizerSection};
+use nsparse_trainer::sections::{Candidates, Decay, OptimizerSection, TableStart};
 
 fn check(name: &str, term: &Term, docs: &[f32]) {
     let (got, at_docs, at_queries) = term;
@@ -33,21 +34,67 @@ fn check(name: &str, term: &Term, docs: &[f32]) {
     }
 }
 
+const RANKING: [&str; 8] = [
+    "infonce_hardneg",
+    "infonce_inbatch_t1",
+    "infonce_inbatch_t0.05",
+    "kl_t1",
+    "kl_t2",
+    "kl_t2_scaled",
+    "kl_inbatch_t1",
+    "marginmse",
+];
+
 #[test]
 fn ranking_losses_match_in_value_and_gradient() {
     let file = GoldenFile::read("losses/intermediates.safetensors");
     let docs = file.f32("rep.docs");
-    for name in [
-        "infonce_hardneg",
-        "infonce_inbatch_t1",
-        "infonce_inbatch_t0.05",
-        "kl_t1",
-        "kl_t2",
-        "kl_t2_scaled",
-        "kl_inbatch_t1",
-        "marginmse",
-    ] {
+    for name in RANKING {
         check(name, &sum(&[(name, 1.0)], &[], docs), docs);
+    }
+}
+
+/// The slopes in a free query table's weights, through its relu, equal PyTorch's in `idf`; those of the other network too.
+#[test]
+fn query_tables_get_their_gradient() {
+    let inputs = GoldenFile::read("inputs.safetensors");
+    let held = |row: &[f32]| (0..row.len() as u32).filter(|&id| row[id as usize] > 0.0).collect::<Vec<u32>>();
+    let tokens: Vec<Vec<u32>> = inputs.f32("q_multihot").chunks_exact(VOCABULARY).map(held).collect();
+    let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+    let mut parameters = Table::Free.extend(&tiny_bert().parameters).unwrap();
+    Table::Free.begin(&mut parameters, inputs.f32("idf"), TableStart::Idf, 0).unwrap();
+    for (ids, want) in tokens.iter().zip(&queries()) {
+        assert_eq!(&Table::Free.vector(&parameters, ids).unwrap(), want);
+    }
+    let at_idf = |slopes: &[f32]| {
+        let mut gradient = vec![0.0; parameters.len()];
+        Table::Free.backward(&parameters, &tokens, slopes, &mut gradient).unwrap();
+        let spec = parameters.spec("query.idf.weight").unwrap();
+        gradient.drain(spec.offset..spec.offset + spec.len()).collect::<Vec<f32>>()
+    };
+    let file = GoldenFile::read("losses/intermediates.safetensors");
+    let distilbert = GoldenFile::read("tiny-distilbert/outputs.safetensors");
+    let (docs, raw, other) = (file.f32("rep.docs"), file.f32("rep.docs.l0_raw"), distilbert.f32("sparse.splade"));
+    let both = [("infonce_hardneg", 1.0), ("kl_t1", 0.5)];
+    check("distilbert_combined", &sum(&both, &[("flops", 0.02)], other), other);
+    let mut terms = vec![
+        ("combined", sum(&both, &[("flops", 0.02)], docs)),
+        ("combined_l0_raw", sum(&both, &[("flops_grouped_l0mask", 0.02)], raw)),
+        ("distilbert_combined", sum(&both, &[("flops", 0.02)], other)),
+    ];
+    for name in RANKING {
+        terms.push((name, sum(&[(name, 1.0)], &[], docs)));
+    }
+    let slope = anti_zero(query_sum(), docs, 0.0, &mut vec![0.0; docs.len()]).query_slope;
+    terms.push(("anti_zero", (0.0, Vec::new(), Some(vec![slope as f32; 3 * VOCABULARY]))));
+    for (name, (_, _, at_queries)) in terms {
+        let got = at_idf(&at_queries.unwrap());
+        let golden = GoldenFile::read(&format!("losses/grad_{name}.safetensors"));
+        let want = golden.f32("idf");
+        let share = if name == "infonce_inbatch_t0.05" { 1e-4 } else { 3e-5 };
+        assert!(want.iter().filter(|w| **w != 0.0).count() > 5, "{name}: the golden gradient has no entries");
+        let difference = golden::max_difference(&got, want);
+        assert!(difference <= share * golden::max_abs(want), "{name}: {difference}");
     }
 }
 

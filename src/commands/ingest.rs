@@ -61,7 +61,7 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
 }
 
 /// The documents' vectors from a file of `nsparse encode --format binary`, in their order, with the vocabulary.
-fn stored(path: &Path, documents: &[Document]) -> anyhow::Result<(Vec<String>, Vec<SparseVector>)> {
+pub(crate) fn stored(path: &Path, documents: &[Document]) -> anyhow::Result<(Vec<String>, Vec<SparseVector>)> {
     let file = VectorFile::open(path)?;
     let vocabulary = file.header().vocabulary.clone();
     let places: HashMap<&str, usize> = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::ExitStatus;
 use crate::cli::InspectArgs;
 use crate::printer::{Printer, table};
+use crate::queries::Queries;
 use crate::settings;
 
 /// One term of a vector.
@@ -23,10 +24,11 @@ struct Term {
 
 pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     let directory = ModelDir::open(&args.model)?;
-    let queries = directory.query_encoder()?;
-    let encoder = SparseEncoder::load(&args.model, settings::device(&args.device)?)?;
+    let device = settings::device(&args.device)?;
+    let queries = Queries::open(&directory, device)?;
+    let encoder = SparseEncoder::load(&args.model, device)?;
     let document = encoder.encode(&[args.text.as_str()])?.remove(0);
-    let query = queries.encode(&args.text)?;
+    let query = queries.encode(&[&args.text])?.pop().unwrap_or_default();
     let tokenizer = queries.tokenizer();
     let mut own = tokenizer.pieces(&args.text)?;
     let pieces = own.len();
@@ -50,7 +52,10 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<ExitS
         document_terms.len()
     ));
     printer.text(show(&document_terms, args.k));
-    printer.text(format!("\nas query: {} tokens, idf", query_terms.len()));
+    printer.text(match &queries {
+        Queries::Table(_) => format!("\nas query: {} tokens, idf", query_terms.len()),
+        Queries::Network(_) => format!("\nas query: {} active dimensions, by the network", query_terms.len()),
+    });
     printer.text(show(&query_terms, args.k));
     printer.json(&serde_json::json!({
         "text": args.text,

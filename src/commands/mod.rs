@@ -15,4 +15,5 @@ pub(crate) mod quickstart;
 pub(crate) mod reduce;
 pub(crate) mod search;
 pub(crate) mod train;
+pub(crate) mod tune_idf;
 pub(crate) mod undeploy;

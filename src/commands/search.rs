@@ -13,6 +13,7 @@ use crate::ExitStatus;
 use crate::cli::{Engine, Method, SearchArgs};
 use crate::failure::usage;
 use crate::printer::Printer;
+use crate::queries::Queries;
 use crate::ranking::{self, ANALYZER, Plan};
 use crate::settings;
 
@@ -120,8 +121,8 @@ fn sparse_query(
                 "give --model DIR: its tokenizer and idf table make the query",
             ));
         };
-        let encoder = ModelDir::open(model)?.query_encoder()?;
-        query.vector = encoder.encode(&args.query)?;
+        let encoder = Queries::open(&ModelDir::open(model)?, Device::Cpu)?;
+        query.vector = encoder.encode(&[&args.query])?.pop().unwrap_or_default();
         SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?
     };
     let how = match searcher.mode() {

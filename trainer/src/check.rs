@@ -107,6 +107,10 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     }
     let zeroed = network.zeroed.clone();
     let mut estimates = Vec::new();
+    if let Some(side) = crate::query_side::QuerySide::new(config, &data)? {
+        side.extend(&mut model)?;
+        side.begin(&mut model.parameters, data.query_encoder.idf(), config.run.seed)?;
+    }
     let mut gradient = vec![0.0; model.parameters.len()];
     let (mut step_seconds, mut step_tokens) = (0.0, 0);
     for stage in &mut stages(config, &data, &zeroed)? {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::regularisers::Ramp;
 use crate::sections::{
     CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, FlopsForm, GuardSection, LearningRate,
-    ModelSection, OptimizerSection, RunSection, Teacher, TrainSection, WarmStartSection, When,
+    ModelSection, OptimizerSection, QuerySection, RunSection, Teacher, TrainSection, WarmStartSection, When,
 };
 use crate::{Error, Result};
 
@@ -30,6 +30,8 @@ pub struct TrainConfig {
     pub warm_start: WarmStartSection,
     /// The contrastive stage.
     pub train: TrainSection,
+    /// Where query weights come from.
+    pub query: QuerySection,
     /// `AdamW`, for both stages.
     pub optimizer: OptimizerSection,
     /// How the best step is chosen.
@@ -181,6 +183,8 @@ impl TrainConfig {
         self.validate_rates()?;
         self.validate_losses()?;
         self.validate_guard()?;
+        let matches = self.train.losses.flops.target.is_some_and(|t| t.flops.is_some());
+        self.query.validate(self.has_contrastive(), matches)?;
         self.eval.validate()
     }
 

@@ -1,6 +1,7 @@
 //! The contrastive stage: batches of queries with their documents, the objective, and its gradient, in one piece
 //! or cached (arXiv 2101.06983): vectors first without activations, then each part of the batch again with.
 
+use nsparse_core::SparseVector;
 use nsparse_encoder::Parameters;
 use rand::SeedableRng;
 use rand::seq::index;
@@ -12,6 +13,7 @@ use crate::controller::{Controller, default_response};
 use crate::data::{Documents, TrainingData};
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
+use crate::query_side::QuerySide;
 use crate::regularisers::{DocumentFrequencies, LexicalTerm};
 use crate::sections::{Decay, FlopsForm, LearningRate, TrainSection};
 use crate::stage::{Stage, StageMemory, Steering, StepOutcome};
@@ -37,6 +39,8 @@ pub struct Contrastive<'a> {
     frequencies: DocumentFrequencies,
     /// Share of the training queries that hold each token, where the target is expected matches.
     query_shares: Option<Vec<f32>>,
+    /// What is learned on the query side.
+    query_side: Option<QuerySide>,
 }
 
 impl<'a> Contrastive<'a> {
@@ -80,6 +84,7 @@ impl<'a> Contrastive<'a> {
             Controller::new(t.value(), t.start_weight, t.response_steps.unwrap_or_else(|| default_response(steps)))
         });
         Ok(Self {
+            query_side: QuerySide::new(config, data)?,
             controller,
             frequencies: DocumentFrequencies::default(),
             query_shares: target.and_then(|t| t.flops).map(|_| query_shares(data, zeroed.len())),
@@ -127,10 +132,19 @@ impl Contrastive<'_> {
     }
 
     /// Value and slopes of a batch's vectors at a step.
-    fn slopes(&mut self, batch: &Batch, weights: &[f32], vocab: usize, step: usize, share: f64) -> Slopes {
+    fn slopes(
+        &mut self,
+        batch: &Batch,
+        queries: Option<&[SparseVector]>,
+        weights: &[f32],
+        vocab: usize,
+        step: usize,
+        share: f64,
+    ) -> Slopes {
         let factors = self.factors(weights, vocab);
         let (flops, l1) = self.pressures(step);
-        let pressure = Pressure { flops, l1, factors: factors.as_deref() };
+        let on_queries = self.query_side.as_ref().map(|side| side.pressure(step)).unwrap_or_default();
+        let pressure = Pressure { flops, l1, factors: factors.as_deref(), queries, on_queries };
         let mut slopes = self.objective.evaluate(batch, weights, vocab, pressure, share);
         slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| matches(weights, shares));
         slopes
@@ -259,11 +273,14 @@ impl Stage for Contrastive<'_> {
                 0 => numbers.len(),
                 n => n.min(numbers.len()),
             };
+            let side = self.query_side.as_ref();
+            let queries = side.map(|side| side.encode(network, parameters, data, &batch, dropout)).transpose()?;
+            let vectors = queries.as_ref().map(|q| q.vectors.as_slice());
             let mut slopes;
             if micro == numbers.len() && micro > 0 {
                 let encoded = network.encode(parameters, documents, numbers, dropout, true)?;
                 let weights = network.team.gather_rows(&encoded.weights, vocab)?;
-                slopes = self.slopes(&batch, &weights, vocab, step, share);
+                slopes = self.slopes(&batch, vectors, &weights, vocab, step, share);
                 drop(weights);
                 if slopes.outcome.loss.is_finite() {
                     let range = own.start * vocab..own.end * vocab;
@@ -277,7 +294,8 @@ impl Stage for Contrastive<'_> {
                 for chunk in numbers.chunks(micro.max(1)) {
                     weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
                 }
-                slopes = self.slopes(&batch, &network.team.gather_rows(&weights, vocab)?, vocab, step, share);
+                let weights = network.team.gather_rows(&weights, vocab)?;
+                slopes = self.slopes(&batch, vectors, &weights, vocab, step, share);
                 drop(weights);
                 for (i, chunk) in numbers.chunks(micro.max(1)).enumerate() {
                     if !slopes.outcome.loss.is_finite() {
@@ -291,6 +309,13 @@ impl Stage for Contrastive<'_> {
                     let rows = slopes.weights[range.clone()].to_vec();
                     network.backward(parameters, encoded, rows, below, gradient)?;
                 }
+            }
+            // Of several processes all have every query, and one adds their gradient.
+            if let (Some(side), Some(queries), Some(at)) = (&self.query_side, queries, slopes.queries.take())
+                && slopes.outcome.loss.is_finite()
+                && network.team.rank() == 0
+            {
+                side.backward(network, parameters, data, &batch, (queries, at), gradient)?;
             }
             slopes.outcome.tokens = lengths.iter().sum();
             outcome.add(&slopes.outcome, share);

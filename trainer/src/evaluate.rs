@@ -32,6 +32,9 @@ pub struct EvaluationRecord {
     pub value: f64,
     /// Mean active dimensions of the encoded documents.
     pub active_dimensions: f64,
+    /// Mean active dimensions of the held-out queries, where query weights are learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_dimensions: Option<f64>,
     /// Held-out queries.
     pub queries: usize,
     /// Documents encoded.
@@ -128,7 +131,7 @@ impl<'a> Evaluator<'a> {
         self.pool.len()
     }
 
-    /// Encodes the pool and ranks it for the held-out queries.
+    /// Encodes the pool and ranks it for the held-out queries, by learned vectors of these where there are some.
     ///
     /// # Errors
     /// If the device fails, or the user asked to stop.
@@ -136,8 +139,8 @@ impl<'a> Evaluator<'a> {
         &self,
         network: &Network,
         parameters: &Parameters,
-        stage: &str,
-        step: usize,
+        queries: Option<Vec<SparseVector>>,
+        (stage, step): (&str, usize),
         cancel: &Cancel,
         progress: &dyn Progress,
     ) -> Result<EvaluationRecord> {
@@ -145,8 +148,10 @@ impl<'a> Evaluator<'a> {
         let task = progress.start("Evaluating", self.pool.len() as u64);
         let documents = &self.data.documents;
         let vectors = network.vectors(parameters, documents, &self.pool, cancel, |done| task.advance(done as u64))?;
-        let active = vectors.iter().map(|v| v.len() as f64).sum::<f64>() / vectors.len().max(1) as f64;
-        let value = self.rank(vectors)?;
+        let mean = |all: &[SparseVector]| all.iter().map(|v| v.len() as f64).sum::<f64>() / all.len().max(1) as f64;
+        let active = mean(&vectors);
+        let query_dimensions = queries.as_deref().map(mean);
+        let value = self.rank(vectors, queries)?;
         task.message(&format!("{} {value:.4}", self.metric));
         Ok(EvaluationRecord {
             stage: stage.to_owned(),
@@ -154,6 +159,7 @@ impl<'a> Evaluator<'a> {
             metric: self.metric.clone(),
             value,
             active_dimensions: active,
+            query_dimensions,
             queries: self.queries.len(),
             documents: self.pool.len(),
             over_target: None,
@@ -167,16 +173,25 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If the search fails.
     pub fn lexical_reference(&self, targets: &LexicalTargets<'_>) -> Result<f64> {
-        self.rank(self.pool.iter().map(|&number| targets.of(number)).collect())
+        self.rank(self.pool.iter().map(|&number| targets.of(number)).collect(), None)
     }
 
-    /// The metric of document vectors that stand in the order of the pool.
-    fn rank(&self, vectors: Vec<SparseVector>) -> Result<f64> {
+    /// The metric of document vectors that stand in the order of the pool; queries have their idf where no vectors
+    /// are given.
+    fn rank(&self, vectors: Vec<SparseVector>, queries: Option<Vec<SparseVector>>) -> Result<f64> {
         let documents = &self.data.documents;
         let index = InvertedIndex::build(
             self.pool.iter().zip(vectors).map(|(&number, vector)| (documents.id(number).to_owned(), vector)),
         );
-        let hits = index.search(&self.queries, DEPTH)?;
+        let hits = match queries {
+            None => index.search(&self.queries, DEPTH)?,
+            Some(vectors) => {
+                let queries = self.queries.iter().zip(vectors);
+                let queries: Vec<SearchQuery> =
+                    queries.map(|(q, vector)| SearchQuery { vector, ..q.clone() }).collect();
+                index.search(&queries, DEPTH)?
+            }
+        };
         let run: Run = self.queries.iter().map(|q| q.id.clone()).zip(hits).collect();
         Ok(nsparse_retrieval::evaluate(&self.qrels, &run, &self.options).mean[&self.metric])
     }

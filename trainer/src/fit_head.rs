@@ -172,7 +172,7 @@ impl Sums {
 }
 
 /// The lower triangle L of `A = L Lᵀ`, row-major; `None` if A is not positive definite.
-fn cholesky(mut a: Vec<f64>, n: usize) -> Option<Vec<f64>> {
+pub(crate) fn cholesky(mut a: Vec<f64>, n: usize) -> Option<Vec<f64>> {
     for j in 0..n {
         let (before, row_j) = a.split_at_mut(j * n);
         let _ = before;
@@ -192,7 +192,7 @@ fn cholesky(mut a: Vec<f64>, n: usize) -> Option<Vec<f64>> {
 }
 
 /// Solves `L Lᵀ x = b` in place of b.
-fn solve_in_place(l: &[f64], b: &mut [f64], n: usize) {
+pub(crate) fn solve_in_place(l: &[f64], b: &mut [f64], n: usize) {
     for i in 0..n {
         let dot: f64 = (0..i).map(|k| l[i * n + k] * b[k]).sum();
         b[i] = (b[i] - dot) / l[i * n + i];

@@ -27,6 +27,7 @@ pub mod network;
 pub mod objective;
 pub mod optimizer;
 pub mod parallel;
+pub mod query_side;
 pub mod regularisers;
 pub mod run;
 pub mod sections;

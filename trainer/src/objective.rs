@@ -6,6 +6,7 @@ use nsparse_core::SparseVector;
 use crate::batches::{Batch, BatchQuery};
 use crate::data::TrainingQuery;
 use crate::losses::{CandidateSet, Scores, TeacherRow, infonce, kl, margin_mse, mask_by_teacher};
+use crate::query_side::{QueryPressure, penalise};
 use crate::regularisers::{LexicalTerm, Mask, anti_zero, flops_of_groups, l1};
 use crate::sections::{Candidates, FlopsForm, LossSection, Teacher};
 use crate::stage::StepOutcome;
@@ -32,6 +33,10 @@ pub struct Pressure<'a> {
     pub l1: f64,
     /// With DF-FLOPS one factor a token.
     pub factors: Option<&'a [f32]>,
+    /// Where query weights are learned: one vector a query of the batch,
+    pub queries: Option<&'a [SparseVector]>,
+    /// and the penalties on them.
+    pub on_queries: QueryPressure,
 }
 
 /// Value and slopes of a batch.
@@ -42,13 +47,17 @@ pub struct Slopes {
     pub weights: Vec<f32>,
     /// Slopes that act on the pooled logits directly, `[N, V]`, where there are any.
     pub below: Option<Vec<f32>>,
+    /// dL/d query weight, `[Q, V]`, where query weights are learned.
+    pub queries: Option<Vec<f32>>,
 }
 
 impl Objective<'_> {
     /// Evaluates a batch's document vectors `[N, V]` under penalties of a step; everything is multiplied by `share`,
     /// the batch's part of the step, but for the reported values.
     pub fn evaluate(&self, batch: &Batch, weights: &[f32], vocab: usize, press: Pressure<'_>, share: f64) -> Slopes {
-        let queries: Vec<&SparseVector> = batch.queries.iter().map(|q| &self.queries[q.query].vector).collect();
+        // Teachers know idf alone, whatever the query side learns.
+        let fixed: Vec<&SparseVector> = batch.queries.iter().map(|q| &self.queries[q.query].vector).collect();
+        let queries: Vec<&SparseVector> = press.queries.map_or_else(|| fixed.clone(), |all| all.iter().collect());
         let scores = Scores::of(&queries, weights, vocab);
         let mut by_score = Scores::zeros(scores.queries, scores.documents);
         let mut slopes = vec![0.0f32; weights.len()];
@@ -71,7 +80,7 @@ impl Objective<'_> {
             let mut sets: Vec<Option<CandidateSet>> =
                 (0..batch.queries.len()).map(|b| batch.candidates(b, l.infonce.candidates)).collect();
             if let Some(f) = l.infonce.false_negatives {
-                let rows = teacher_rows(batch, &queries, &targets, f.teacher, l.infonce.candidates, 1.0);
+                let rows = teacher_rows(batch, &fixed, &targets, f.teacher, l.infonce.candidates, 1.0);
                 masked = mask_by_teacher(&mut sets, &rows, f.margin);
             }
             let loss = infonce(&scores, &sets, l.infonce.temperature);
@@ -79,14 +88,14 @@ impl Objective<'_> {
             by_score.add_scaled(&loss.gradient, l.infonce.weight);
         }
         if l.kl.weight > 0.0 {
-            let rows = teacher_rows(batch, &queries, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
+            let rows = teacher_rows(batch, &fixed, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
             let loss = kl(&scores, &rows, l.kl.temperature, l.kl.scaled);
             report("kl", loss.value, l.kl.weight);
             by_score.add_scaled(&loss.gradient, l.kl.weight);
         }
         if l.margin_mse.weight > 0.0 {
             let m = &l.margin_mse;
-            let rows = teacher_rows(batch, &queries, &targets, m.teacher, Candidates::Own, m.teacher_scale);
+            let rows = teacher_rows(batch, &fixed, &targets, m.teacher, Candidates::Own, m.teacher_scale);
             let loss = margin_mse(&scores, &rows);
             report("margin_mse", loss.value, m.weight);
             by_score.add_scaled(&loss.gradient, m.weight);
@@ -95,6 +104,7 @@ impl Objective<'_> {
             *slope *= share;
         }
         by_score.backward_documents(&queries, &mut slopes, vocab);
+        let mut at_queries = press.queries.map(|_| by_score.backward_queries(weights, vocab));
         if l.lexical.weight > 0.0 {
             let targets: Vec<&SparseVector> = targets.iter().collect();
             let at = below.insert(vec![0.0f32; weights.len()]);
@@ -121,6 +131,17 @@ impl Objective<'_> {
             let of_queries: f64 = queries.iter().flat_map(|q| q.weights.iter()).map(|&w| f64::from(w)).sum();
             let term = anti_zero(of_queries, weights, l.anti_zero.weight * share, &mut pressed);
             report("anti_zero", term.value, l.anti_zero.weight);
+            if let Some(at) = &mut at_queries {
+                let slope = (term.query_slope * l.anti_zero.weight * share) as f32;
+                for (row, query) in at.chunks_exact_mut(vocab).zip(&queries) {
+                    query.ids.iter().for_each(|&id| row[id as usize] += slope);
+                }
+            }
+        }
+        if let (Some(all), Some(at)) = (press.queries, &mut at_queries) {
+            for (name, value, weight) in penalise(all, vocab, press.on_queries, share, at) {
+                report(name, value, weight);
+            }
         }
         for (slope, more) in slopes.iter_mut().zip(&pressed) {
             *slope += more;
@@ -129,7 +150,7 @@ impl Objective<'_> {
         outcome.slopes = is_pressed.then(|| (strength / share, others / share));
         outcome.lambda = is_pressed.then_some(if press.flops > 0.0 { press.flops } else { press.l1 });
         outcome.masked = masked;
-        Slopes { outcome, weights: slopes, below }
+        Slopes { outcome, weights: slopes, below, queries: at_queries }
     }
 }
 

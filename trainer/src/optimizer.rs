@@ -9,6 +9,7 @@ use std::ops::Range;
 use nsparse_encoder::ParamSpec;
 use rayon::prelude::*;
 
+use crate::query_side::table::is_query;
 use crate::sections::{Decay, OptimizerSection};
 
 /// Values of one piece of work.
@@ -37,7 +38,9 @@ impl AdamW {
         let mut pieces = Vec::new();
         let mut len = 0;
         for spec in specs {
-            let decay = if settings.decay_all || spec.decays() { settings.weight_decay } else { 0.0 };
+            // A query table would decay to nothing for tokens that are seldom asked.
+            let decays = (settings.decay_all || spec.decays()) && !is_query(spec);
+            let decay = if decays { settings.weight_decay } else { 0.0 };
             let end = spec.offset + spec.len();
             let mut start = spec.offset;
             while start < end {

@@ -3,7 +3,7 @@
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
-use nsparse_core::model_dir::{Activation, ModelDir};
+use nsparse_core::model_dir::{Activation, ModelDir, QuerySideKind};
 use nsparse_core::{QueryEncoder, files};
 use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
@@ -133,7 +133,15 @@ struct Source {
 impl Source {
     fn load(folder: &Path) -> Result<Self> {
         let dir = ModelDir::open(folder)?;
-        dir.facts()?;
+        if dir.facts()?.query_side == QuerySideKind::Encoder {
+            return Err(Error::export(
+                format!(
+                    "`{}` is a siamese model: its queries need the network too, and a doc-only package has none for them",
+                    folder.display()
+                ),
+                "train with `query.side: idf`, `trained_idf` or `table` to get a model that can be exported",
+            ));
+        }
         if !dir.file("idf.json").is_file() {
             return Err(Error::export(
                 format!("`{}` has no idf.json: queries would have no weights", folder.display()),

@@ -24,6 +24,7 @@ use crate::guard::Guard;
 use crate::metrics_log::{MetricsLog, Record};
 use crate::model_out::write_model;
 use crate::parallel::Team;
+use crate::query_side::QuerySide;
 use crate::stage::StageMemory;
 use folder::prepare_folder;
 use steps::Run;
@@ -80,6 +81,10 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
     network.team.require_same("the data", &data.fingerprint)?;
     let zeroed = network.zeroed.clone();
     let mut stages = stages(config, &data, &zeroed)?;
+    let query_side = QuerySide::new(config, &data)?;
+    if let Some(side) = &query_side {
+        side.extend(&mut model)?;
+    }
     let evaluator = if config.has_contrastive() { Evaluator::new(&config.eval, &data, config.run.seed)? } else { None };
 
     let checkpoints = Checkpoints::new(dir.join("checkpoints"), config, &data.fingerprint)?;
@@ -113,6 +118,7 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
         hooks,
         network,
         data: &data,
+        query_side,
         model,
         evaluator,
         checkpoints,
@@ -128,14 +134,14 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
             break;
         }
         if stages[index].name() == "warm_start" && index + 1 < stages.len() {
-            write_model(&dir.join("warm-start"), &run.model, &data, config)?;
+            write_model(&dir.join("warm-start"), &run.model, &data, config, None)?;
         }
         run.state.stage += 1;
         run.state.step = 0;
         run.state.memory = StageMemory::default();
     }
     if finished && run.state.best.is_none() {
-        write_model(&dir.join("model"), &run.model, &data, config)?;
+        write_model(&dir.join("model"), &run.model, &data, config, run.saved_side()?.as_ref())?;
     }
     let plan: Vec<(&'static str, usize)> = stages.iter().map(|s| (s.name(), s.steps())).collect();
     let summary = run.summary(&plan, finished, preparing_seconds)?;

@@ -18,6 +18,7 @@ use crate::metrics_log::{MetricsLog, Record, StepRecord};
 use crate::model_out::write_model;
 use crate::network::Network;
 use crate::optimizer::{AdamW, rate_factor};
+use crate::query_side::{QuerySide, SavedSide};
 use crate::sections::GuardAction;
 use crate::stage::{Stage, StepOutcome, take_step};
 use crate::{Error, Result};
@@ -31,6 +32,7 @@ pub(super) struct Run<'a> {
     pub(super) hooks: &'a Hooks<'a>,
     pub(super) network: Network,
     pub(super) data: &'a TrainingData,
+    pub(super) query_side: Option<QuerySide>,
     pub(super) model: BertMlm,
     pub(super) evaluator: Option<Evaluator<'a>>,
     pub(super) checkpoints: Checkpoints,
@@ -58,6 +60,9 @@ impl Run<'_> {
         let (warmup, decay) = stage.schedule();
         let mut optimizer = optimizer(self.config, stage, &self.model.parameters, moments)?;
         stage.recall(std::mem::take(&mut self.state.memory));
+        if let Some(side) = self.query_side.as_ref().filter(|_| stage.is_evaluated() && self.state.step == 0) {
+            side.begin(&mut self.model.parameters, self.data.query_encoder.idf(), self.config.run.seed)?;
+        }
         if std::mem::take(&mut self.start_is_unread) && self.config.guard.action != GuardAction::Off {
             let warnings = self.read_start()?;
             if self.warn(warnings)? {
@@ -202,14 +207,19 @@ impl Run<'_> {
             return Ok(false);
         }
         let (cancel, progress) = (self.hooks.cancel, self.hooks.progress);
-        let mut record = evaluator.run(&self.network, &self.model.parameters, stage.name(), step, cancel, progress)?;
+        let (network, parameters) = (&self.network, &self.model.parameters);
+        let held_out = &self.data.held_out;
+        let vectors = |side: &QuerySide| side.vectors(network, parameters, self.data, held_out, cancel);
+        let queries = self.query_side.as_ref().map(vectors).transpose()?;
+        let mut record = evaluator.run(network, parameters, queries, (stage.name(), step), cancel, progress)?;
         record.over_target = stage.over_target(&self.network, &self.model.parameters)?;
         let improved = self.state.best.as_ref().is_none_or(|best| record.is_better_than(best));
         self.log.write(&Record::Evaluation(record.clone()))?;
         self.state.evaluated = Some(self.state.total_steps);
         self.state.evaluations.push(record.clone());
         if improved {
-            write_model(&self.config.run.dir.join("model"), &self.model, self.data, self.config)?;
+            let side = self.saved_side()?;
+            write_model(&self.config.run.dir.join("model"), &self.model, self.data, self.config, side.as_ref())?;
             self.state.best = Some(record);
             self.state.best_step = Some(self.state.total_steps);
         }
@@ -226,6 +236,12 @@ impl Run<'_> {
     fn checkpoint(&self, optimizer: &AdamW) -> Result<()> {
         self.log.sync()?;
         self.checkpoints.save(&self.state, &self.model.parameters, optimizer, self.state.best_step)
+    }
+
+    /// What a saved model's query side is now, where it is learned.
+    pub(super) fn saved_side(&self) -> Result<Option<SavedSide>> {
+        let saved = |side: &QuerySide| side.saved(&self.model.parameters, &self.data.query_encoder);
+        self.query_side.as_ref().map(saved).transpose()
     }
 
     fn require_finite(&self, stage: &'static str, outcome: &StepOutcome, norm: f64) -> Result<()> {

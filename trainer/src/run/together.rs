@@ -9,6 +9,8 @@ use crate::config::TrainConfig;
 use crate::data::TrainingData;
 use crate::optimizer::{AdamW, rate_factor};
 use crate::parallel::Team;
+use crate::query_side::QuerySide;
+use crate::query_side::table::is_query;
 use crate::stage::{Stage, take_step};
 use crate::{Error, Result};
 
@@ -44,12 +46,19 @@ pub fn follow(team: Team, hooks: &Hooks<'_>) -> Result<()> {
     network.team.require_same("the data", &data.fingerprint)?;
     let zeroed = network.zeroed.clone();
     let mut stages = stages(&config, &data, &zeroed)?;
+    let query_side = QuerySide::new(&config, &data)?;
+    if let Some(side) = &query_side {
+        side.extend(&mut model)?;
+    }
     let (mut state, mut moments) = begin(&network.team, State::default(), &mut model.parameters, None)?;
     let mut gradient = vec![0.0f32; model.parameters.len()];
     while let Some(stage) = stages.get_mut(state.stage) {
         let (total, (warmup, decay)) = (stage.steps(), stage.schedule());
         let mut optimizer = optimizer(&config, stage.as_ref(), &model.parameters, moments.take())?;
         stage.recall(std::mem::take(&mut state.memory));
+        if let Some(side) = query_side.as_ref().filter(|_| stage.is_evaluated() && state.step == 0) {
+            side.begin(&mut model.parameters, data.query_encoder.idf(), config.run.seed)?;
+        }
         loop {
             match network.team.tell(Order::Stop)? {
                 Order::Step => {}
@@ -97,8 +106,10 @@ pub(super) fn optimizer(
     moments: Option<Moments>,
 ) -> Result<AdamW> {
     let rates = stage.learning_rate();
-    let mut optimizer = AdamW::new(parameters.specs(), &config.optimizer, |spec| {
-        if spec.name.starts_with("cls.") { rates.head } else { rates.encoder }
+    let mut optimizer = AdamW::new(parameters.specs(), &config.optimizer, |spec| match spec {
+        spec if is_query(spec) => config.query.rate(),
+        spec if spec.name.starts_with("cls.") => rates.head,
+        _ => rates.encoder,
     });
     if let Some((first, second, steps)) = moments {
         optimizer.restore(first, second, steps).ok_or_else(|| Error::config("the moments do not fit the model"))?;

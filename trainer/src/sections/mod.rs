@@ -3,6 +3,7 @@
 mod losses;
 mod model;
 mod penalties;
+mod query;
 mod stages;
 mod watch;
 
@@ -11,5 +12,6 @@ pub use losses::{
 };
 pub use model::{DataSection, IdfSection, ModelSection, RandomModel, RunSection};
 pub use penalties::{AntiZeroSection, DfSection, FlopsForm, FlopsSection, L1Section, TargetSection};
+pub use query::{QuerySection, Side, TableStart};
 pub use stages::{CalibrationSection, Decay, LearningRate, OptimizerSection, TrainSection, WarmStartSection, When};
 pub use watch::{CheckpointSection, EvalSection, GuardAction, GuardSection};

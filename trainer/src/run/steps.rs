@@ -62,6 +62,7 @@ impl Run<'_> {
         stage.recall(std::mem::take(&mut self.state.memory));
         if let Some(side) = self.query_side.as_ref().filter(|_| stage.is_evaluated() && self.state.step == 0) {
             side.begin(&mut self.model.parameters, self.data.query_encoder.idf(), self.config.run.seed)?;
+            self.network.team.tell_values(self.model.parameters.data_mut())?;
         }
         if std::mem::take(&mut self.start_is_unread) && self.config.guard.action != GuardAction::Off {
             let warnings = self.read_start()?;

@@ -58,6 +58,7 @@ pub fn follow(team: Team, hooks: &Hooks<'_>) -> Result<()> {
         stage.recall(std::mem::take(&mut state.memory));
         if let Some(side) = query_side.as_ref().filter(|_| stage.is_evaluated() && state.step == 0) {
             side.begin(&mut model.parameters, data.query_encoder.idf(), config.run.seed)?;
+            network.team.tell_values(model.parameters.data_mut())?;
         }
         loop {
             match network.team.tell(Order::Stop)? {

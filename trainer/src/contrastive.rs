@@ -294,8 +294,9 @@ impl Stage for Contrastive<'_> {
                 for chunk in numbers.chunks(micro.max(1)) {
                     weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
                 }
-                let weights = network.team.gather_rows(&weights, vocab)?;
-                slopes = self.slopes(&batch, vectors, &weights, vocab, step, share);
+                let all = network.team.gather_rows(&weights, vocab)?;
+                slopes = self.slopes(&batch, vectors, &all, vocab, step, share);
+                drop(all);
                 drop(weights);
                 for (i, chunk) in numbers.chunks(micro.max(1)).enumerate() {
                     if !slopes.outcome.loss.is_finite() {

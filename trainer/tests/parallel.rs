@@ -178,7 +178,18 @@ fn two_and_three_ranks_train_what_one_does() {
         "train.losses.flops.form=grouped",
         "warm_start.batch_documents=2",
     ];
-    for (name, keys) in [("whole", whole), ("parts", &parts), ("accumulated", &accumulated), ("single", &single)] {
+    // What the query side learns.
+    let free = ["query={side: trained_idf, learning_rate: 0.02, l1: 1e-3}"];
+    let (projection, siamese) = (["query.side=table"], ["query={side: siamese, flops: 1e-3}"]);
+    for (name, keys) in [
+        ("whole", whole),
+        ("parts", &parts),
+        ("accumulated", &accumulated),
+        ("single", &single),
+        ("free", &free),
+        ("projection", &projection),
+        ("siamese", &siamese),
+    ] {
         let config = |size: usize| recipe(&world, &format!("{name} {size}"), keys);
         let one = run(&config(1), Start::New, 1, &Cancel::default());
         for size in [2, 3] {

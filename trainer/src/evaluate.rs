@@ -222,6 +222,7 @@ mod tests {
             metric: "ndcg@10".to_owned(),
             value,
             active_dimensions: 0.0,
+            query_dimensions: None,
             queries: 1,
             documents: 1,
             over_target,

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::args::BenchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
+use crate::data_args::{DataCommand, RunForm};
 
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
 ///
@@ -39,8 +40,10 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse cluster up\n  nsparse cluster up --version 2.16.0 --port 9201 --heap 2g\n  nsparse cluster down"
     )]
     Cluster(ClusterCommandArgs),
-    /// Fetch a BEIR data set
-    #[command(after_help = "Example:\n  nsparse data scifact --out data")]
+    /// Fetch a BEIR data set, prepare MS MARCO, convert judgments and rankings
+    #[command(
+        after_help = "Examples:\n  nsparse data scifact --out data\n  nsparse data msmarco --sample 2000\n  nsparse data convert --run run.trec --to msmarco --out run.tsv"
+    )]
     Data(DataCommandArgs),
     /// Make the idf table of a corpus
     #[command(after_help = "Example:\n  nsparse idf --beir scifact --tokenizer minilm/tokenizer.json --out idf.json")]
@@ -227,9 +230,13 @@ pub(crate) struct ClusterDownArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DataCommandArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DataCommand>,
     /// The data set's BEIR name: scifact, nfcorpus, fiqa, …
-    pub(crate) name: String,
+    #[arg(required = true)]
+    pub(crate) name: Option<String>,
     /// Where the set's folder is put
     #[arg(long, value_name = "DIR", env = "NSPARSE_DATA", default_value = "data")]
     pub(crate) out: PathBuf,
@@ -254,9 +261,12 @@ pub(crate) struct IdfArgs {
     /// bm25: ln(1 + (N − df + 0.5)/(df + 0.5)); smooth: ln((N + 1)/(df + 1)) + 1
     #[arg(long, value_enum, default_value_t = Formula::Bm25)]
     pub(crate) formula: Formula,
-    /// Document template
+    /// Document template: {title}, {text} and other fields of the corpus, such as {url}
     #[arg(long, default_value = "{title} {text}")]
     pub(crate) template: String,
+    /// Most characters of a templated text
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) max_chars: usize,
     /// The table; its metadata lie beside it as idf.meta.json
     #[arg(long, value_name = "FILE", default_value = "idf.json")]
     pub(crate) out: PathBuf,
@@ -295,9 +305,12 @@ pub(crate) struct MineArgs {
     /// Seed of the sample
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Document template of the rows' texts
+    /// Document template of the rows' texts: {title}, {text} and other fields of the corpus, such as {url}
     #[arg(long, default_value = "{title} {text}")]
     pub(crate) template: String,
+    /// Most characters of a templated text
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) max_chars: usize,
     /// The training rows
     #[arg(long, value_name = "FILE", default_value = "rows.jsonl")]
     pub(crate) out: PathBuf,
@@ -625,9 +638,12 @@ pub(crate) struct EvalArgs {
     /// How many documents are ranked for a query
     #[arg(long, default_value_t = 1000)]
     pub(crate) depth: usize,
-    /// Folder for run.trec, per-query.jsonl and summary.json
+    /// Folder for the ranking, per-query.jsonl and summary.json
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// The written ranking's form: run.trec, or MS MARCO's in run.tsv
+    #[arg(long, value_enum, default_value_t = RunForm::Trec, requires = "out")]
+    pub(crate) run_format: RunForm,
     /// Remove the indexes that eval made in the cluster for this data, and stop
     #[arg(long)]
     pub(crate) clean: bool,

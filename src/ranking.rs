@@ -132,6 +132,7 @@ impl Plan<'_> {
             printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
             return Ok(Vectors { documents, queries, template: facts.template, key });
         }
+        facts.template.require_fields(self.documents)?;
         let encoder = SparseEncoder::load(folder, self.device)?;
         let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
         let documents = encoder.encode_reporting(&texts, &printer.progress(), cancel)?;

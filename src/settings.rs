@@ -1,6 +1,7 @@
 //! From typed arguments to what the program works with: data sets, clusters, formulas. Resolved once, at the edge.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nsparse_core::beir::{Dataset, FieldNames};
@@ -71,8 +72,8 @@ pub(crate) fn formula(formula: Formula) -> IdfFormula {
 }
 
 /// A document template typed, checked.
-pub(crate) fn template(pattern: &str) -> anyhow::Result<DocumentTemplate> {
-    let template = DocumentTemplate { pattern: pattern.to_owned(), ..DocumentTemplate::default() };
+pub(crate) fn template(pattern: &str, max_chars: usize) -> anyhow::Result<DocumentTemplate> {
+    let template = DocumentTemplate { pattern: pattern.to_owned(), max_chars };
     template.validate()?;
     Ok(template)
 }
@@ -89,16 +90,21 @@ pub(crate) fn device(text: &str) -> anyhow::Result<nsparse_encoder::Device> {
 
 /// A flag that Ctrl-C and SIGTERM set: long jobs stop at their next safe point. A second signal ends at once.
 pub(crate) fn cancel_on_signal() -> Cancel {
-    let cancel = Cancel::default();
-    let flag = cancel.clone();
-    // In tests a handler may be there already; the first one stays.
-    let _ = ctrlc::set_handler(move || {
-        if flag.is_cancelled() {
-            std::process::abort();
-        }
-        flag.cancel();
-    });
-    cancel
+    // One for the whole program: only the first handler stays.
+    static SIGNALLED: OnceLock<Cancel> = OnceLock::new();
+    SIGNALLED
+        .get_or_init(|| {
+            let cancel = Cancel::default();
+            let flag = cancel.clone();
+            let _ = ctrlc::set_handler(move || {
+                if flag.is_cancelled() {
+                    std::process::abort();
+                }
+                flag.cancel();
+            });
+            cancel
+        })
+        .clone()
 }
 
 /// Connects to the cluster that `--url` names, or to the node of `nsparse cluster up`.

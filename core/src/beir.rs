@@ -1,6 +1,7 @@
 //! Data sets in BEIR's three-file form (`corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`), and plain jsonl
 //! with field names given.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub struct Document {
     pub title: String,
     /// Its text.
     pub text: String,
+    /// Its other fields that hold a string, by name: what a template may ask for, such as `url`.
+    pub other: BTreeMap<String, String>,
 }
 
 /// One query.
@@ -176,18 +179,38 @@ pub fn expected_files(folder: &Path) -> String {
 pub fn read_corpus(path: &Path, fields: &FieldNames) -> Result<Vec<Document>> {
     let mut seen = std::collections::HashMap::new();
     let mut documents = Vec::new();
-    each_object(path, |line, object| {
-        let id = id_of(path, line, object, &fields.id)?;
-        if let Some(first) = seen.insert(id.clone(), line) {
-            return Err(Error::line(path, line, format!("the id `{id}` stands in line {first} already")));
+    each_document(path, fields, |line, document| {
+        if let Some(first) = seen.insert(document.id.clone(), line) {
+            return Err(twice(path, line, &document.id, first));
         }
-        documents.push(document_of(path, line, object, fields, id)?);
+        documents.push(document);
         Ok(())
     })?;
-    if documents.is_empty() {
-        return Err(Error::file(path, "it has no document"));
-    }
     Ok(documents)
+}
+
+/// Calls `take` with each document of a jsonl file and its line, from 1: never more than one is in memory. That no id
+/// comes twice is the caller's to check.
+///
+/// # Errors
+/// A broken line or a missing text, by file and line; a file without documents; whatever `take` answers.
+pub fn each_document(
+    path: &Path,
+    fields: &FieldNames,
+    mut take: impl FnMut(usize, Document) -> Result<()>,
+) -> Result<()> {
+    let mut is_empty = true;
+    each_object(path, |line, object| {
+        let id = id_of(path, line, object, &fields.id)?;
+        is_empty = false;
+        take(line, document_of(path, line, object, fields, id)?)
+    })?;
+    if is_empty { Err(Error::file(path, "it has no document")) } else { Ok(()) }
+}
+
+/// The error of an id that stood in line `first` already.
+pub fn twice(path: &Path, line: usize, id: &str, first: usize) -> Error {
+    Error::line(path, line, format!("the id `{id}` stands in line {first} already"))
 }
 
 /// One line of jsonl as a document; `path` and `line` (from 1) are for the message. That its id comes once is the
@@ -211,7 +234,28 @@ fn document_of(
     let title = string_of(path, line, object, &fields.title)?.unwrap_or_default();
     let text = string_of(path, line, object, &fields.text)?
         .ok_or_else(|| Error::line(path, line, missing(object, &fields.text)))?;
-    Ok(Document { id, title, text })
+    let is_other = |name: &str| ![&fields.id, &fields.title, &fields.text].iter().any(|f| *f == name);
+    let other = object
+        .iter()
+        .filter_map(|(name, value)| Some((name, value.as_str()?)))
+        .filter(|(name, _)| is_other(name))
+        .map(|(name, value)| (name.clone(), value.to_owned()))
+        .collect();
+    Ok(Document { id, title, text, other })
+}
+
+/// A JSON object as a document.
+///
+/// # Errors
+/// If it has no id or no text, by file and line.
+pub(crate) fn object_document(
+    path: &Path,
+    line: usize,
+    object: &Map<String, Value>,
+    fields: &FieldNames,
+) -> Result<Document> {
+    let id = id_of(path, line, object, &fields.id)?;
+    document_of(path, line, object, fields, id)
 }
 
 /// Reads queries from jsonl.
@@ -224,7 +268,7 @@ pub fn read_queries(path: &Path, fields: &FieldNames) -> Result<Vec<Query>> {
     each_object(path, |line, object| {
         let id = id_of(path, line, object, &fields.id)?;
         if let Some(first) = seen.insert(id.clone(), line) {
-            return Err(Error::line(path, line, format!("the id `{id}` stands in line {first} already")));
+            return Err(twice(path, line, &id, first));
         }
         let text = string_of(path, line, object, &fields.text)?
             .ok_or_else(|| Error::line(path, line, missing(object, &fields.text)))?;
@@ -247,7 +291,7 @@ fn each_object(path: &Path, mut take: impl FnMut(usize, &Map<String, Value>) -> 
     Ok(())
 }
 
-fn object_of(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
+pub(crate) fn object_of(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>> {
     match serde_json::from_str::<Value>(json) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::line(path, line, "expected a JSON object")),
@@ -255,7 +299,7 @@ fn object_of(path: &Path, line: usize, json: &str) -> Result<Map<String, Value>>
     }
 }
 
-fn id_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> Result<String> {
+pub(crate) fn id_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> Result<String> {
     match object.get(field) {
         Some(Value::String(id)) if !id.is_empty() => Ok(id.clone()),
         Some(Value::Number(id)) => Ok(id.to_string()),
@@ -264,7 +308,7 @@ fn id_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> 
     }
 }
 
-fn string_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> Result<Option<String>> {
+pub(crate) fn string_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str) -> Result<Option<String>> {
     match object.get(field) {
         Some(Value::String(text)) => Ok(Some(text.clone())),
         None | Some(Value::Null) => Ok(None),
@@ -272,7 +316,7 @@ fn string_of(path: &Path, line: usize, object: &Map<String, Value>, field: &str)
     }
 }
 
-fn missing(object: &Map<String, Value>, field: &str) -> String {
+pub(crate) fn missing(object: &Map<String, Value>, field: &str) -> String {
     let fields: Vec<&str> = object.keys().map(String::as_str).collect();
     format!("no field `{field}`; the line has: {}", fields.join(", "))
 }

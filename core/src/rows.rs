@@ -64,26 +64,52 @@ impl TrainingRow {
 /// Reads rows; empty lines are skipped.
 ///
 /// # Errors
-/// The first broken line, by file and line number.
+/// The first broken line, by file and line number; a file without rows.
 pub fn read(path: &Path) -> Result<Vec<TrainingRow>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
     let mut rows = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
+    each(path, |_, row| {
+        rows.push(row);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Calls `take` with each row and its line, from 1.
+///
+/// # Errors
+/// As [`read`]; whatever `take` answers.
+pub fn each(path: &Path, mut take: impl FnMut(usize, TrainingRow) -> Result<()>) -> Result<()> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io("read", path, e))?;
+    let mut is_empty = true;
+    for (index, line) in BufReader::with_capacity(1 << 18, file).lines().enumerate() {
         let line = line.map_err(|e| Error::line(path, index + 1, e.to_string()))?;
         if line.trim().is_empty() {
             continue;
         }
-        let row: TrainingRow = serde_json::from_str(&line)
-            .map_err(|e| Error::line(path, index + 1, format!("not a training row: {e}")))?;
+        let row: TrainingRow = serde_json::from_str(&line).map_err(|e| {
+            let place =
+                other_form(&line).map_or_else(String::new, |key| format!("; rows of this form are read as `{key}`"));
+            Error::line(path, index + 1, format!("not a training row: {e}{place}"))
+        })?;
         if let Some(problem) = row.problem() {
             return Err(Error::line(path, index + 1, problem));
         }
-        rows.push(row);
+        is_empty = false;
+        take(index + 1, row)?;
     }
-    if rows.is_empty() {
-        return Err(Error::file(path, "it has no training row"));
+    if is_empty { Err(Error::file(path, "it has no training row")) } else { Ok(()) }
+}
+
+/// The key of `data.sets` that reads a line of another form.
+fn other_form(line: &str) -> Option<&'static str> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
+    if object.contains_key("positive_passages") {
+        Some("tevatron")
+    } else if object.contains_key("pos_ids") || (object.contains_key("neg_ids") && !object.contains_key("negs")) {
+        Some("hard_negatives")
+    } else {
+        None
     }
-    Ok(rows)
 }
 
 /// Writes rows, whole or not at all.

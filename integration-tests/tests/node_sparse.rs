@@ -21,7 +21,7 @@ fn vocabulary() -> Vec<String> {
 }
 
 fn document(id: &str, title: &str, text: &str) -> Document {
-    Document { id: id.to_owned(), title: title.to_owned(), text: text.to_owned() }
+    Document { id: id.to_owned(), title: title.to_owned(), text: text.to_owned(), ..Document::default() }
 }
 
 fn vector(pairs: &[(u32, f32)]) -> SparseVector {

@@ -168,6 +168,7 @@ fn a_deployment_comes_and_goes_without_a_trace() {
         id: "1".to_owned(),
         title: "  Search".to_owned(),
         text: "the \"engine\" & index ".to_owned(),
+        ..nsparse_core::beir::Document::default()
     });
     let encoder = fixture.encoder();
     let vector = encoder.encode(&[&text]).unwrap().remove(0);

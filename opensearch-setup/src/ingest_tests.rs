@@ -108,7 +108,14 @@ fn start(server: Server) -> (Shared, Cluster, tokio::runtime::Runtime) {
 }
 
 fn documents(n: usize) -> Vec<Document> {
-    (0..n).map(|i| Document { id: format!("d{i:02}"), title: format!("t{i}"), text: "x".repeat(20) }).collect()
+    (0..n)
+        .map(|i| Document {
+            id: format!("d{i:02}"),
+            title: format!("t{i}"),
+            text: "x".repeat(20),
+            ..Document::default()
+        })
+        .collect()
 }
 
 fn small() -> IngestOptions {

@@ -228,7 +228,7 @@ mod tests {
     use crate::mine::text_queries;
 
     fn document(id: &str, title: &str, text: &str) -> Document {
-        Document { id: id.to_owned(), title: title.to_owned(), text: text.to_owned() }
+        Document { id: id.to_owned(), title: title.to_owned(), text: text.to_owned(), ..Document::default() }
     }
 
     fn search(index: &Bm25Index, text: &str, depth: usize) -> Vec<(String, f32)> {

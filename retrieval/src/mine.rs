@@ -242,7 +242,12 @@ mod tests {
 
     fn corpus(n: usize) -> Vec<Document> {
         (0..n)
-            .map(|i| Document { id: format!("d{i:03}"), title: format!("title {i}"), text: format!("text {i}") })
+            .map(|i| Document {
+                id: format!("d{i:03}"),
+                title: format!("title {i}"),
+                text: format!("text {i}"),
+                ..Document::default()
+            })
             .collect()
     }
 

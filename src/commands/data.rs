@@ -1,17 +1,19 @@
-//! `nsparse data`: fetches a BEIR data set's zip, checks its md5 and unpacks it.
+//! `nsparse data NAME`: fetches a BEIR data set's zip, checks its md5 and unpacks it.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use md5::{Digest as _, Md5};
+use nsparse_core::Error;
 use nsparse_core::beir::{Dataset, expected_files};
-use nsparse_core::{Error, Progress as _};
 
 use crate::ExitStatus;
 use crate::cli::DataCommandArgs;
+use crate::commands::{convert, msmarco};
+use crate::data_args::DataCommand;
 use crate::failure::{usage, world};
 use crate::printer::Printer;
+use crate::{download, settings};
 
 /// Where BEIR's zips lie.
 pub(crate) const BEIR_URL: &str = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets";
@@ -36,12 +38,18 @@ const BEIR_MD5: [(&str, &str); 15] = [
 ];
 
 pub(crate) fn run(args: &DataCommandArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
-    let there = args.out.join(&args.name);
+    let name = match (&args.command, &args.name) {
+        (Some(DataCommand::Msmarco(args)), _) => return msmarco::run(args, printer),
+        (Some(DataCommand::Convert(args)), _) => return convert::run(args, printer),
+        (None, Some(name)) => name,
+        (None, None) => return Err(usage("No data set is named", "give the name of a BEIR set, such as scifact")),
+    };
+    let there = args.out.join(name);
     let folder = if Dataset::open(&there).is_ok() && !args.force {
         printer.note(format!("`{}` is there already (--force fetches it anew)", there.display()));
         there
     } else {
-        fetch(&args.name, &args.out, &args.base_url, args.md5.as_deref(), printer)?
+        fetch(name, &args.out, &args.base_url, args.md5.as_deref(), printer)?
     };
     let set = Dataset::open(&folder)?;
     let documents = set.corpus()?.len();
@@ -79,7 +87,9 @@ pub(crate) fn fetch(
         tempfile::Builder::new().prefix(".nsparse-fetch-").tempdir_in(out).map_err(|e| Error::io("create", out, e))?;
     let url = format!("{}/{name}.zip", base_url.trim_end_matches('/'));
     let zip = aside.path().join("set.zip");
-    let found = download(&url, &zip, &target, printer)?;
+    let hint = format!("without a network, put the set's files there by hand; {}", expected_files(&target));
+    download::to_file(&url, &zip, &hint, &settings::cancel_on_signal(), printer)?;
+    let found = download::md5_of(&zip)?;
     if found != expected {
         return Err(world(
             format!("`{url}` has md5 {found}, expected {expected}; nothing was kept"),
@@ -94,42 +104,6 @@ pub(crate) fn fetch(
     }
     std::fs::rename(&unpacked, &target).map_err(|e| Error::io("write", &target, e))?;
     Ok(target)
-}
-
-/// Downloads into a file and returns its md5.
-fn download(url: &str, file: &Path, target: &Path, printer: &Printer) -> anyhow::Result<String> {
-    let offline = |reason: String| {
-        world(
-            format!("Could not fetch `{url}`: {reason}"),
-            format!("without a network, put the set's files there by hand; {}", expected_files(target)),
-        )
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let client = reqwest::Client::builder().connect_timeout(std::time::Duration::from_secs(20)).build()?;
-        let mut response = client.get(url).send().await.map_err(|e| offline(root_cause(&e)))?;
-        if !response.status().is_success() {
-            return Err(offline(format!("the server answered {}", response.status())));
-        }
-        let task = printer.progress().start("Fetching (bytes)", response.content_length().unwrap_or(0));
-        let mut out = File::create(file).map_err(|e| Error::io("write", file, e))?;
-        let mut hash = Md5::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| offline(root_cause(&e)))? {
-            out.write_all(&chunk).map_err(|e| Error::io("write", file, e))?;
-            hash.update(&chunk);
-            task.advance(chunk.len() as u64);
-        }
-        Ok(nsparse_core::files::hex(&hash.finalize()))
-    })
-}
-
-/// The innermost cause says what happened: "Connection refused", "failed to lookup address".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// Unpacks the entries of `name/` below `folder`; an entry that points elsewhere is refused.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::ExitStatus;
 use crate::cli::{Engine, EvalArgs};
+use crate::data_args::RunForm;
 use crate::printer::{Printer, table};
 use crate::ranking::{self, Dimensions, Plan};
 use crate::{cluster_index, settings};
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &EvalArgs, printer: &Printer) -> anyhow::Result<ExitStat
             Some(compare_evaluations(&baseline, &evaluation, "ndcg@10", &Resampling::default())?);
     }
     if let Some(folder) = &args.out {
-        write(folder, &run, &evaluation, &mut summary)?;
+        write(folder, args.run_format, &run, &evaluation, &mut summary)?;
     }
     show(&summary, &options, printer);
     printer.json(&summary)?;
@@ -132,9 +133,21 @@ fn ranked(args: &EvalArgs, printer: &Printer) -> anyhow::Result<(Qrels, Run, Tim
     Ok((qrels, run, Some((seconds, dimensions))))
 }
 
-fn write(folder: &Path, run: &Run, evaluation: &Evaluation, summary: &mut Summary) -> anyhow::Result<()> {
-    let run_file = folder.join("run.trec");
-    trec::write_run(&run_file, run, "nsparse")?;
+fn write(
+    folder: &Path,
+    form: RunForm,
+    run: &Run,
+    evaluation: &Evaluation,
+    summary: &mut Summary,
+) -> anyhow::Result<()> {
+    let run_file = match form {
+        RunForm::Trec => folder.join("run.trec"),
+        RunForm::Msmarco => folder.join("run.tsv"),
+    };
+    match form {
+        RunForm::Trec => trec::write_run(&run_file, run, "nsparse")?,
+        RunForm::Msmarco => trec::write_msmarco_run(&run_file, run)?,
+    }
     let per_query = folder.join("per-query.jsonl");
     files::write_atomic(&per_query, |out| {
         for (query, metrics) in &evaluation.per_query {

@@ -9,8 +9,9 @@ use crate::settings;
 
 pub(crate) fn run(args: &IdfArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     let tokenizer = TextTokenizer::load(&settings::tokenizer_file(&args.tokenizer))?;
-    let template = settings::template(&args.template)?;
+    let template = settings::template(&args.template, args.max_chars)?;
     let corpus = settings::dataset(&args.data, printer)?.corpus()?;
+    template.require_fields(&corpus)?;
     let texts: Vec<String> = corpus.iter().map(|d| template.apply(d)).collect();
     let cancel = settings::cancel_on_signal();
     let (table, metadata) = IdfTable::build(

@@ -16,6 +16,8 @@ pub(crate) fn run(args: &MineArgs, printer: &Printer) -> anyhow::Result<ExitStat
     let documents = set.corpus()?;
     let qrels = set.qrels(&args.split)?;
     let queries = set.judged_queries(&qrels)?;
+    let template = settings::template(&args.template, args.max_chars)?;
+    template.require_fields(&documents)?;
     let cancel = settings::cancel_on_signal();
     let started = std::time::Instant::now();
     let (cluster, engine) = match args.engine {
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &MineArgs, printer: &Printer) -> anyhow::Result<ExitStat
         first_rank: args.skip + 1,
         samples: args.sample,
         seed: args.seed,
-        template: settings::template(&args.template)?,
+        template,
         engine: engine.to_owned(),
         ..MineOptions::default()
     };

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod deploy;
 pub(crate) mod encode;
@@ -11,6 +12,7 @@ pub(crate) mod idf;
 pub(crate) mod ingest;
 pub(crate) mod inspect;
 pub(crate) mod mine;
+pub(crate) mod msmarco;
 pub(crate) mod quickstart;
 pub(crate) mod reduce;
 pub(crate) mod search;

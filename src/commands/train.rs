@@ -2,6 +2,7 @@
 
 use nsparse_core::{Cancel, NoProgress};
 use nsparse_trainer::density::Measure;
+use nsparse_trainer::mixing::SetReport;
 use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train, train_together};
 
 use crate::ExitStatus;
@@ -94,6 +95,9 @@ pub(crate) fn show(summary: &Summary, printer: &Printer) {
         })
         .collect();
     printer.text(table(&["stage", "steps", "documents", "time", "tokens/s"], &rows));
+    if summary.sets.len() > 1 {
+        show_sets(&summary.sets, printer);
+    }
     printer.text(format!(
         "preparing {}, evaluating {}",
         clock(summary.preparing_seconds),
@@ -127,6 +131,41 @@ pub(crate) fn show(summary: &Summary, printer: &Printer) {
     }
 }
 
+/// The sets with what is taken of each.
+fn show_sets(sets: &[SetReport], printer: &Printer) {
+    let rows: Vec<Vec<String>> = sets
+        .iter()
+        .map(|s| {
+            vec![
+                s.name.clone(),
+                s.form.clone(),
+                s.examples.to_string(),
+                s.held_out.to_string(),
+                s.counts.short_of_negatives.to_string(),
+                format!("{:.1} %", s.share * 100.0),
+                s.batches.to_string(),
+                format!("{:.2}", s.epochs),
+            ]
+        })
+        .collect();
+    let head = ["set", "form", "examples", "held out", "short", "share", "batches", "epochs"];
+    printer.text(format!("\n{}", table(&head, &rows)));
+    for s in sets {
+        let c = &s.counts;
+        for (count, what) in [
+            (c.dropped, "examples are left out for too few negatives"),
+            (c.unknown_queries, "lists are left out: the data set does not have their query"),
+            (c.unjudged, "lists are left out: nothing known answers their query"),
+            (c.unknown_documents, "ids are left out: the corpus does not have them"),
+            (c.other_texts, "texts differ from those of the corpus's documents with their ids, which are read instead"),
+        ] {
+            if count > 0 {
+                printer.text(format!("{}: {count} {what}", s.name));
+            }
+        }
+    }
+}
+
 fn show_check(report: &CheckReport, printer: &Printer) {
     printer.text(format!(
         "{} documents, {} queries ({} without a positive, {} with an empty vector), {} rows ({} without a positive, {} short of negatives)",
@@ -140,6 +179,7 @@ fn show_check(report: &CheckReport, printer: &Printer) {
     ));
     printer
         .text(format!("{} examples are trained on, {} queries are held out", report.examples, report.held_out_queries));
+    show_sets(&report.sets, printer);
     let l = &report.lengths;
     printer.text(format!(
         "\nword pieces a document: mean {:.0}, median {}, 95 % within {}, most {}; the window cuts {:.1} % of documents, {:.1} % of pieces",

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 
-use rand::seq::{SliceRandom, index};
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::TrainingData;
+use crate::draw::Draw;
 use crate::losses::CandidateSet;
-use crate::sections::Candidates;
+use crate::sections::{Candidates, NegativeOrder, ShortRows};
 
 /// An endless stream over `0..len`: each epoch in an order of its own, drawn from the seed.
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
 }
 
 /// A generator of its own for each pair of numbers.
-fn generator(seed: u64, a: u64, b: u64) -> ChaCha8Rng {
+pub(crate) fn generator(seed: u64, a: u64, b: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     for (place, number) in key.chunks_exact_mut(8).zip([seed, a, b, 0x6261_7463_6865_7321]) {
         place.copy_from_slice(&number.to_le_bytes());
@@ -87,6 +88,12 @@ pub struct Batch {
 impl Batch {
     /// Examples (with their epochs) put together; each draws up to `negatives` of its others, anew each epoch.
     pub fn new(data: &TrainingData, examples: &[(usize, usize)], negatives: usize, seed: u64) -> Self {
+        let (order, short_rows) = (NegativeOrder::Random, ShortRows::Take);
+        Self::drawn(data, examples, &Draw { negatives, order, short_rows, seed })
+    }
+
+    /// Examples (with their epochs) put together, with others as `draw` says.
+    pub fn drawn(data: &TrainingData, examples: &[(usize, usize)], draw: &Draw) -> Self {
         let mut batch = Self::default();
         let mut columns: HashMap<usize, usize> = HashMap::new();
         for &(epoch, number) in examples {
@@ -98,15 +105,8 @@ impl Batch {
                 })
             };
             let positive = example.positive.map(&mut column);
-            // A scored row without a positive gives one document more: its size is then the same.
-            let wanted = if positive.is_some() { negatives } else { negatives + 1 };
-            let mut drawn: Vec<usize> = if example.others.len() <= wanted {
-                (0..example.others.len()).collect()
-            } else {
-                let mut rng = generator(seed, epoch as u64, number as u64);
-                index::sample(&mut rng, example.others.len(), wanted).into_vec()
-            };
-            drawn.sort_unstable();
+            let drawn = draw.places(example, epoch, number);
+            let filling = draw.filling(data, epoch, number, drawn.len());
             let mut others = Vec::with_capacity(drawn.len());
             let mut scores = Vec::new();
             for place in drawn {
@@ -116,6 +116,7 @@ impl Batch {
                     scores.extend(example.scores.get(place));
                 }
             }
+            others.extend(filling.into_iter().map(&mut column));
             batch.queries.push(BatchQuery { query: example.query, positive, others, scores, known: Vec::new() });
         }
         for query in &mut batch.queries {

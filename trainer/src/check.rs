@@ -10,6 +10,7 @@ use crate::Result;
 use crate::config::TrainConfig;
 use crate::data::TrainingData;
 use crate::evaluate::Evaluator;
+use crate::mixing::{SetReport, set_reports};
 use crate::run::{build_network, load_model, needs_calibration, stages};
 
 /// Upper edges of the length histogram, in word pieces.
@@ -36,6 +37,8 @@ pub struct CheckReport {
     pub held_out_queries: usize,
     /// Examples that are trained on.
     pub examples: usize,
+    /// The sets, with what the run will take of each.
+    pub sets: Vec<SetReport>,
     /// Word pieces of a document: mean, median, 95th percentile, most.
     pub lengths: LengthReport,
     /// Share of documents that `data.max_tokens` cuts.
@@ -139,6 +142,7 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
         (_, 0) => 2,
         (_, every) => 2 + steps.saturating_sub(1) / every,
     };
+    let contrastive = if config.has_contrastive() { steps * config.train.accumulation } else { 0 };
     let documents = &data.documents;
     let window_tokens = |n: usize| documents.window(n).len();
     let average_window = (0..documents.len()).map(window_tokens).sum::<usize>() as f64 / documents.len() as f64;
@@ -162,6 +166,7 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
         rows_short_of_negatives: data.rows_short_of_negatives,
         held_out_queries: data.held_out.len(),
         examples: data.examples.len(),
+        sets: set_reports(config, &data, contrastive),
         truncated_documents: lengths.iter().filter(|&&l| l > room).count() as f64 / lengths.len().max(1) as f64,
         truncated_pieces: lost as f64 / lengths.iter().sum::<usize>().max(1) as f64,
         lengths: length_report(lengths),

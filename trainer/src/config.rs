@@ -154,9 +154,11 @@ impl TrainConfig {
             }
             _ => {}
         }
-        if data.dir.is_none() && data.rows.is_none() {
-            return bad("data", "give `dir` (a data set), `rows` (training rows), or both");
+        if data.dir.is_none() && data.training_sets().is_empty() {
+            return bad("data", "give `dir` (a data set), `rows` or `sets` (what is trained on), or both");
         }
+        data.validate_sets()?;
+        self.train.validate_negatives()?;
         if data.max_tokens < 3 {
             return bad("data.max_tokens", "at least 3");
         }
@@ -480,7 +482,7 @@ mod tests {
             ("eval.patience=0", "eval.patience"),
             ("eval.patience=2", "eval.patience"),
             ("eval.min_delta=0.01", "eval.min_delta"),
-            ("data.template.pattern='{body}'", "data.template"),
+            ("data.template.pattern='{a b}'", "data.template"),
         ] {
             let error = TrainConfig::parse(SMALL, &[item.to_owned()]).unwrap_err();
             assert!(error.to_string().contains(&format!("`{key}`")), "{item}: {error}");

@@ -7,10 +7,12 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use crate::batches::{Batch, Stream};
+use crate::batches::Batch;
 use crate::config::TrainConfig;
 use crate::controller::{Controller, default_response};
 use crate::data::{Documents, TrainingData};
+use crate::draw::Draw;
+use crate::mixing::Mixer;
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
 use crate::query_side::QuerySide;
@@ -32,7 +34,7 @@ pub struct Contrastive<'a> {
     section: &'a TrainSection,
     data: &'a TrainingData,
     objective: Objective<'a>,
-    stream: Stream,
+    mixer: Mixer,
     steps: usize,
     seed: u64,
     controller: Option<Controller>,
@@ -51,10 +53,20 @@ impl<'a> Contrastive<'a> {
     /// teacher.
     pub fn new(config: &'a TrainConfig, data: &'a TrainingData, zeroed: &'a [bool]) -> Result<Self> {
         let section = &config.train;
+        let dropped: usize = data.sets.iter().map(|s| s.counts.dropped).sum();
+        if data.examples.is_empty() && dropped > 0 {
+            return Err(Error::config_with_hint(
+                format!(
+                    "`train.short_rows: drop` left no training example: all {dropped} have fewer than {} negatives",
+                    section.negatives
+                ),
+                "lower `train.negatives`, mine more, or use `take` or `fill`",
+            ));
+        }
         if data.examples.is_empty() {
             return Err(Error::config_with_hint(
                 "There is no training example: no row and no judged pair is left to train on",
-                "give `data.rows`, or a data set with judgments for `data.split`; \
+                "give `data.rows` or `data.sets`, or a data set with judgments for `data.split`; \
                  `train.steps: 0` stops after the warm start",
             ));
         }
@@ -96,7 +108,7 @@ impl<'a> Contrastive<'a> {
                 targets: LexicalTargets::new(&data.documents, w, zeroed),
                 lexical: LexicalTerm { other_weight: w.other_weight, slope_below_zero: w.slope_below_zero },
             },
-            stream: Stream::new(data.examples.len(), config.run.seed ^ 0x0074_7261_696e),
+            mixer: Mixer::new(&data.sets, config.data.mixing, section.batch_queries, config.run.seed),
             steps,
             seed: config.run.seed,
         })
@@ -104,9 +116,9 @@ impl<'a> Contrastive<'a> {
 
     /// The `place`-th batch of the run.
     pub fn batch(&mut self, place: usize) -> Batch {
-        let count = self.section.batch_queries;
-        let examples = self.stream.take(place * count, count);
-        Batch::new(self.data, &examples, self.section.negatives, self.seed)
+        let TrainSection { negatives, negative_order, short_rows, .. } = *self.section;
+        let draw = Draw { negatives, order: negative_order, short_rows, seed: self.seed };
+        Batch::drawn(self.data, &self.mixer.take(place), &draw)
     }
 }
 

@@ -103,14 +103,15 @@ pub struct CandidateSet {
     pub columns: Vec<usize>,
 }
 
-/// `InfoNCE`: mean over queries of `−log softmax(s / τ)` at the positive, over each query's candidates. Queries
-/// without a set (no positive) do not count; with none at all the value is 0.
+/// `InfoNCE`: mean over queries of `−log softmax(s / τ)` at the positive, over each query's candidates, of which
+/// there may be different numbers. Queries without a set (no positive), or with nothing in it but the positive, say
+/// nothing and do not count; with none at all the value is 0.
 pub fn infonce(scores: &Scores, sets: &[Option<CandidateSet>], temperature: f64) -> Loss {
     let mut gradient = Scores::zeros(scores.queries, scores.documents);
-    let counted = sets.iter().flatten().count().max(1) as f64;
+    let counted = sets.iter().flatten().filter(|s| s.columns.len() > 1).count().max(1) as f64;
     let mut value = 0.0;
     for (b, set) in sets.iter().enumerate() {
-        let Some(set) = set else { continue };
+        let Some(set) = set.as_ref().filter(|s| s.columns.len() > 1) else { continue };
         debug_assert!(set.columns.contains(&set.target), "the positive is a candidate");
         let row = scores.row(b);
         let logits: Vec<f64> = set.columns.iter().map(|&c| row[c] / temperature).collect();
@@ -315,5 +316,62 @@ mod tests {
         let scores = Scores { queries: 1, documents: 2, values: vec![3.0, 2.0] };
         let loss = infonce(&scores, &[set(0, &[0])], 1.0);
         assert_eq!((loss.value, loss.gradient.values), (0.0, vec![0.0, 0.0]));
+    }
+
+    /// Queries with different numbers of candidates, a lone positive and one without any.
+    #[test]
+    fn a_ragged_batch_is_the_mean_of_its_queries() {
+        let n = 6;
+        let mut scores = Scores::zeros(5, n);
+        for (i, value) in scores.values.iter_mut().enumerate() {
+            *value = ((i * 37 % 23) as f64 - 11.0) / 4.0;
+        }
+        let columns: [&[usize]; 5] = [&[0, 1, 2, 3, 4, 5], &[2, 5], &[3], &[], &[1, 0, 4]];
+        let sets: Vec<Option<CandidateSet>> =
+            columns.iter().map(|c| c.first().map(|&target| CandidateSet { target, columns: c.to_vec() })).collect();
+        let rows: Vec<Option<TeacherRow>> = columns
+            .iter()
+            .map(|c| {
+                (c.len() > 1).then(|| TeacherRow {
+                    columns: c.to_vec(),
+                    scores: c.iter().map(|&d| (d * d % 5) as f64).collect(),
+                })
+            })
+            .collect();
+        // One query at a time, on a matrix that has its candidates alone.
+        let alone = |b: usize, loss: &dyn Fn(&Scores) -> Loss| -> (f64, Vec<f64>) {
+            let mut own = Scores::zeros(1, columns[b].len());
+            own.values = columns[b].iter().map(|&c| scores.row(b)[c]).collect();
+            let loss = loss(&own);
+            (loss.value, loss.gradient.values)
+        };
+        let check = |whole: &Loss, single: &dyn Fn(usize) -> (f64, Vec<f64>)| {
+            let mut expected = Scores::zeros(5, n);
+            let mut value = 0.0;
+            for b in [0, 1, 4] {
+                let (v, gradient) = single(b);
+                value += v / 3.0;
+                for (&c, g) in columns[b].iter().zip(gradient) {
+                    expected.values[b * n + c] = g / 3.0;
+                }
+            }
+            assert!((whole.value - value).abs() < 1e-12, "{} against {value}", whole.value);
+            for (a, b) in whole.gradient.values.iter().zip(&expected.values) {
+                assert!((a - b).abs() < 1e-12, "{a} against {b}");
+            }
+        };
+        check(&infonce(&scores, &sets, 0.7), &|b| {
+            let set = Some(CandidateSet { target: 0, columns: (0..columns[b].len()).collect() });
+            alone(b, &|own| infonce(own, std::slice::from_ref(&set), 0.7))
+        });
+        check(&kl(&scores, &rows, 1.3, true), &|b| {
+            let scores = rows[b].as_ref().map_or_else(Vec::new, |r| r.scores.clone());
+            let row = Some(TeacherRow { columns: (0..columns[b].len()).collect(), scores });
+            alone(b, &|own| kl(own, std::slice::from_ref(&row), 1.3, true))
+        });
+        // Nothing to compare with: no value, no gradient, no division by zero.
+        let lone = [Some(CandidateSet { target: 3, columns: vec![3] })];
+        let loss = infonce(&Scores::zeros(1, n), &lone, 1.0);
+        assert!(loss.value == 0.0 && loss.gradient.values.iter().all(|&g| g == 0.0));
     }
 }

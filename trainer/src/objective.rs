@@ -174,7 +174,7 @@ fn teacher_rows(
         .iter()
         .enumerate()
         .map(|(b, q)| match teacher {
-            Teacher::Rows => (q.scores.len() == q.others.len() && !q.scores.is_empty()).then(|| TeacherRow {
+            Teacher::Rows => (q.scores.len() == q.others.len() && q.scores.len() > 1).then(|| TeacherRow {
                 columns: q.others.clone(),
                 scores: q.scores.iter().map(|&s| scale * f64::from(s)).collect(),
             }),

@@ -8,7 +8,7 @@ use nsparse_core::{IdfTable, QueryEncoder, SparseVector, TextTokenizer, TokenId}
 use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::data::{Documents, Example, TrainingData, TrainingQuery};
+use crate::data::{Documents, Example, TrainingData, TrainingQuery, TrainingSet};
 use crate::{Error, Result};
 
 /// Special tokens of [`tokenizer`]; its words come after them.
@@ -74,6 +74,12 @@ impl RandomData {
             rows: examples.len(),
             rows_without_positive: 0,
             rows_short_of_negatives: 0,
+            sets: vec![TrainingSet {
+                name: "random".to_owned(),
+                form: "rows",
+                examples: 0..examples.len(),
+                ..TrainingSet::default()
+            }],
             examples,
             held_out: Vec::new(),
             held_out_documents: Vec::new(),

@@ -1,6 +1,7 @@
 //! The bodies that deploy sends besides the models: the ingest pipeline and the index. Pure functions.
 
 use nsparse_core::DocumentTemplate;
+use nsparse_core::template::Piece;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -32,12 +33,17 @@ pub fn mark(name: &str) -> String {
 
 /// The template in mustache: three braces, so that nothing is escaped; a missing field is empty.
 pub fn mustache(template: &DocumentTemplate, fields: &Fields) -> String {
-    template
-        .pattern
-        .split("{text}")
-        .map(|part| part.replace("{title}", &format!("{{{{{{{}}}}}}}", fields.title)))
-        .collect::<Vec<_>>()
-        .join(&format!("{{{{{{{}}}}}}}", fields.text))
+    let field = |name: &str| format!("{{{{{{{name}}}}}}}");
+    let pieces = template.pieces();
+    pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Literal(text) => (*text).to_owned(),
+            Piece::Title => field(&fields.title),
+            Piece::Text => field(&fields.text),
+            Piece::Field(name) => field(name),
+        })
+        .collect()
 }
 
 /// The ingest pipeline: the template fills a temporary field, which is trimmed and cut as
@@ -87,6 +93,15 @@ mod tests {
     fn the_template_becomes_mustache() {
         let fields = Fields { title: "headline".to_owned(), ..Fields::default() };
         assert_eq!(mustache(&DocumentTemplate::default(), &fields), "{{{headline}}} {{{text}}}");
+    }
+
+    #[test]
+    fn other_fields_of_the_corpus_go_by_their_own_names() {
+        let template = DocumentTemplate { pattern: "{url}</s>{title}</s>{body}".to_owned(), max_chars: 10_000 };
+        let fields = Fields { text: "content".to_owned(), ..Fields::default() };
+        assert_eq!(mustache(&template, &fields), "{{{url}}}</s>{{{title}}}</s>{{{content}}}");
+        let body = pipeline("n", &template, &fields, "m");
+        assert_eq!(body["processors"][2]["gsub"]["pattern"], "(?s)^(.{10000}).+$");
     }
 
     #[test]

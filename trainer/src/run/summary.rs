@@ -10,6 +10,7 @@ use crate::calibrate::CalibrationReport;
 use crate::density::{DensityReport, measure};
 use crate::evaluate::EvaluationRecord;
 use crate::guard::Warning;
+use crate::mixing::{SetReport, set_reports};
 use crate::warm_start::LexicalTargets;
 use crate::{Error, Result};
 
@@ -47,6 +48,9 @@ pub struct Summary {
     pub calibration: Option<CalibrationReport>,
     /// The stages with their costs.
     pub stages: Vec<StageSummary>,
+    /// The sets that were trained on, with what was taken of each.
+    #[serde(default)]
+    pub sets: Vec<SetReport>,
     /// Steps done, over all stages.
     pub steps: usize,
     /// The evaluation that decided which model is kept.
@@ -102,6 +106,15 @@ impl Run<'_> {
         }
     }
 
+    /// Steps of the contrastive stage that are done.
+    fn contrastive_steps(&self, plan: &[(&'static str, usize)]) -> usize {
+        let at = plan.iter().position(|p| p.0 == "contrastive");
+        at.map_or(0, |at| {
+            let before: usize = plan[..at].iter().map(|p| p.1).sum();
+            self.state.total_steps.saturating_sub(before).min(plan[at].1)
+        })
+    }
+
     pub(super) fn summary(
         &self,
         plan: &[(&'static str, usize)],
@@ -132,6 +145,7 @@ impl Run<'_> {
                     }
                 })
                 .collect(),
+            sets: set_reports(self.config, self.data, self.contrastive_steps(plan) * self.config.train.accumulation),
             steps: self.state.total_steps,
             best: self.state.best.clone(),
             warnings: self.state.warnings.clone(),

@@ -4,6 +4,7 @@ mod losses;
 mod model;
 mod penalties;
 mod query;
+mod sets;
 mod stages;
 mod watch;
 
@@ -13,5 +14,6 @@ pub use losses::{
 pub use model::{DataSection, IdfSection, ModelSection, RandomModel, RunSection};
 pub use penalties::{AntiZeroSection, DfSection, FlopsForm, FlopsSection, L1Section, TargetSection};
 pub use query::{QuerySection, Side, TableStart};
+pub use sets::{IdSpace, Missing, Mixing, NegativeOrder, SetSection, SetSource, ShortRows};
 pub use stages::{CalibrationSection, Decay, LearningRate, OptimizerSection, TrainSection, WarmStartSection, When};
 pub use watch::{CheckpointSection, EvalSection, GuardAction, GuardSection};

@@ -7,6 +7,8 @@ use nsparse_core::{DocumentTemplate, IdfFormula};
 use nsparse_encoder::Precision;
 use serde::{Deserialize, Serialize};
 
+use super::{Mixing, SetSection};
+
 /// `run`: where the run lives and what it draws from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -82,8 +84,13 @@ pub struct DataSection {
     pub dir: Option<PathBuf>,
     /// The split whose judgments are trained on.
     pub split: String,
-    /// Training rows (jsonl), as `nsparse mine` writes them. Without them the pairs are the split's judgments.
+    /// Training rows (jsonl), as `nsparse mine` writes them: the short form of one set. Without rows and sets the
+    /// pairs are the split's judgments.
     pub rows: Option<PathBuf>,
+    /// What is trained on, where it is more than one file or has another form.
+    pub sets: Vec<SetSection>,
+    /// How sets share the batches: `weighted` or `round_robin`.
+    pub mixing: Mixing,
     /// Most tokens of a document that are read, special tokens included; at least 3.
     pub max_tokens: usize,
     /// How a document's fields become the text that is encoded.
@@ -98,6 +105,8 @@ impl Default for DataSection {
             dir: None,
             split: "train".to_owned(),
             rows: None,
+            sets: Vec::new(),
+            mixing: Mixing::Weighted,
             max_tokens: 256,
             template: DocumentTemplate::default(),
             idf: IdfSection::default(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LossSection;
+use super::{LossSection, NegativeOrder, ShortRows};
 
 /// When the head's bias is calibrated.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,8 +115,12 @@ pub struct TrainSection {
     pub epochs: Option<f64>,
     /// Queries a batch.
     pub batch_queries: usize,
-    /// Hard negatives a query; a row with fewer gives what it has.
+    /// Hard negatives a query; a row with stored scores gives one document more.
     pub negatives: usize,
+    /// Which of its negatives a row gives: `random` or `window`.
+    pub negative_order: NegativeOrder,
+    /// What becomes of a row with fewer: `take`, `fill` or `drop`.
+    pub short_rows: ShortRows,
     /// Batches a step, their gradients averaged. In-batch documents are those of one batch.
     pub accumulation: usize,
     /// Documents in memory at once; 0: all of the batch's. With fewer the batch is encoded twice (gradient
@@ -141,6 +145,8 @@ impl Default for TrainSection {
             epochs: None,
             batch_queries: 16,
             negatives: 1,
+            negative_order: NegativeOrder::Random,
+            short_rows: ShortRows::Take,
             accumulation: 1,
             micro_batch: 0,
             learning_rate: LearningRate { encoder: 2e-5, head: 2e-5 },

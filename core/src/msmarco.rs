@@ -212,33 +212,27 @@ fn from_triples(
                 format!("{} columns; expected `query-id ⇥ positive ⇥ negative`, tab-separated", columns.len());
             return Err(Error::line(&input.path, line, message));
         };
-        let negative: u32 = negative.parse().map_err(|_| {
+        let id: u32 = negative.parse().map_err(|_| {
             Error::line(&input.path, line, format!("the passage id `{negative}` is no number of at most 32 bits"))
         })?;
         if line - last >= LINES {
             task.advance((line - last) as u64);
             last = line;
         }
-        if !qrels.contains_key(*query) {
+        let Some(judged) = qrels.get(*query) else { return Ok(()) };
+        if judged.get(*negative).is_some_and(|&grade| grade > 0) {
             return Ok(());
         }
         if !kept.contains_key(*query) {
             kept.insert((*query).to_owned(), Least::new(options, query));
         }
         if let Some(least) = kept.get_mut(*query) {
-            least.add(negative);
+            least.add(id);
         }
         Ok(())
     })?;
-    let is_answer = |query: &str, id: &str| qrels[query].get(id).is_some_and(|&grade| grade > 0);
-    Ok(kept
-        .into_iter()
-        .map(|(query, least)| {
-            let ids = least.finish().into_iter().map(|id| id.to_string()).filter(|id| !is_answer(&query, id));
-            let ids = ids.collect();
-            (query, ids)
-        })
-        .collect())
+    let as_text = |least: Least| least.finish().into_iter().map(|id| id.to_string()).collect();
+    Ok(kept.into_iter().map(|(query, least)| (query, as_text(least))).collect())
 }
 
 /// Ids of least hash, at most `keep`.
@@ -408,11 +402,10 @@ pub fn each_document(
     let mut width = 0;
     each_line(input, cancel, |line, text| {
         if width == 0 {
-            width = text.split('\t').count();
-            if !(2..=4).contains(&width) {
-                let message = format!(
-                    "{width} tab-separated columns; expected `id ⇥ text`, `id ⇥ title ⇥ text` or `id ⇥ url ⇥ title ⇥ body`"
-                );
+            width = text.split('\t').count().min(4);
+            if width == 1 {
+                let message =
+                    "no tab; expected `id ⇥ text`, `id ⇥ title ⇥ text` or `id ⇥ url ⇥ title ⇥ body`, tab-separated";
                 return Err(Error::line(&input.path, line, message));
             }
         }

@@ -50,14 +50,14 @@ fn write_forms(world: &Path) {
         .map(|d| (d["_id"].as_str().unwrap().to_owned(), d))
         .collect();
     let (mut jsonl, mut tsv, mut triples, mut tevatron) = (String::new(), String::new(), String::new(), String::new());
-    let mut object = serde_json::Map::new();
+    let mut object = Vec::new();
     for row in lines(&world.join("rows.jsonl")) {
         let (query, positive) = (row["query_id"].as_str().unwrap(), row["pos_id"].as_str().unwrap());
         let negatives: Vec<&str> = row["neg_ids"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
         writeln!(jsonl, "{}", json!({"query_id": query, "pos_ids": [positive], "neg_ids": negatives})).unwrap();
         writeln!(tsv, "{query}\t{}", negatives.join(",")).unwrap();
         writeln!(triples, "{query}\t{positive}\t{}", negatives.join(",")).unwrap();
-        object.insert(query.to_owned(), json!(negatives));
+        object.push(format!("\"{query}\": {}", json!(negatives)));
         let passage = |id: &str| json!({"docid": id, "title": corpus[id]["title"], "text": corpus[id]["text"]});
         let negatives: Vec<Value> = negatives.into_iter().map(passage).collect();
         let row = json!({"query_id": query, "query": row["query"], "positive_passages": [passage(positive)],
@@ -67,7 +67,7 @@ fn write_forms(world: &Path) {
     std::fs::write(world.join("lists.jsonl"), jsonl).unwrap();
     std::fs::write(world.join("lists.tsv"), tsv).unwrap();
     std::fs::write(world.join("triples.tsv"), triples).unwrap();
-    std::fs::write(world.join("lists.json"), Value::Object(object).to_string()).unwrap();
+    std::fs::write(world.join("lists.json"), format!("{{{}}}", object.join(", "))).unwrap();
     std::fs::write(world.join("tevatron.jsonl"), tevatron).unwrap();
 }
 

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn set(examples: std::ops::Range<usize>, weight: Option<f64>) -> TrainingSet {
-        TrainingSet { examples, weight, ..TrainingSet::default() }
+        TrainingSet { weight, examples, ..TrainingSet::default() }
     }
 
     proptest! {

@@ -181,18 +181,10 @@ impl Collected {
         counts: &mut SetCounts,
     ) -> nsparse_core::Result<()> {
         counts.rows += 1;
-        let text = match (&lists.query, &lists.query_id) {
-            (Some(text), _) => Some(text.as_str()),
-            (None, Some(id)) => match reading.known.get(id) {
-                Some(text) => Some(text.as_str()),
-                None => {
-                    reading.missing(line, &format!("query `{id}`"), "queries.jsonl")?;
-                    None
-                }
-            },
-            (None, None) => None,
-        };
-        let Some(text) = text else {
+        let known = lists.query_id.as_ref().and_then(|id| reading.known.get(id)).map(String::as_str);
+        let Some(text) = lists.query.as_deref().or(known) else {
+            let id = lists.query_id.as_deref().unwrap_or_default();
+            reading.missing(line, &format!("query `{id}`"), "queries.jsonl")?;
             counts.unknown_queries += 1;
             return Ok(());
         };

@@ -78,7 +78,7 @@ impl Documents {
 #[derive(Default)]
 pub(super) struct Texts {
     ids: Vec<String>,
-    texts: Vec<String>,
+    all: Vec<String>,
     by_id: HashMap<String, usize>,
     /// By the text's hash; the corpus's only once they are asked for.
     by_text: HashMap<[u8; 16], usize>,
@@ -115,7 +115,7 @@ impl Texts {
             }
             Ok(())
         })?;
-        self.corpus = self.texts.len();
+        self.corpus = self.all.len();
         match seen.iter().position(|s| !s) {
             None => Ok(()),
             Some(at) => Err(Error::config_with_hint(
@@ -131,8 +131,8 @@ impl Texts {
 
     fn push(&mut self, id: String, text: String) -> usize {
         self.ids.push(id);
-        self.texts.push(text);
-        self.texts.len() - 1
+        self.all.push(text);
+        self.all.len() - 1
     }
 
     /// How many documents the corpus has.
@@ -142,7 +142,7 @@ impl Texts {
 
     /// All texts.
     pub(super) fn all(&self) -> &[String] {
-        &self.texts
+        &self.all
     }
 
     /// The number of a document of the corpus.
@@ -160,11 +160,11 @@ impl Texts {
         counts: &mut SetCounts,
     ) -> usize {
         if let Some(number) = id.filter(|_| space == IdSpace::Corpus).and_then(|id| self.of_corpus(id)) {
-            counts.other_texts += usize::from(self.texts[number] != text.trim());
+            counts.other_texts += usize::from(self.all[number] != text.trim());
             return number;
         }
         if !self.corpus_is_hashed {
-            let texts = &self.texts;
+            let texts = &self.all;
             let hashes: Vec<[u8; 16]> = texts.par_iter().map(|text| hash(text)).collect();
             for (number, hash) in hashes.into_iter().enumerate() {
                 self.by_text.entry(hash).or_insert(number);
@@ -175,7 +175,7 @@ impl Texts {
         if let Some(&number) = self.by_text.get(&key) {
             return number;
         }
-        let number = self.texts.len();
+        let number = self.all.len();
         // An id that means another text already gets the set's name before it.
         let free = |id: &String| !self.by_id.contains_key(id);
         let id = id
@@ -196,7 +196,7 @@ impl Texts {
         cancel: &Cancel,
         progress: &dyn Progress,
     ) -> Result<Documents> {
-        let Self { ids, mut texts, by_id, by_text, .. } = self;
+        let Self { ids, all: mut texts, by_id, by_text, .. } = self;
         drop((by_id, by_text));
         let task = progress.start("Tokenizing", texts.len() as u64);
         let mut documents = Documents::default();

@@ -263,10 +263,10 @@ fn stuttering_server(name: &'static str, whole: Vec<u8>) -> (String, Arc<Mutex<V
                     break;
                 }
                 if let Some(rest) = line.strip_prefix("GET ") {
-                    path = rest.split(' ').next().unwrap().to_owned();
+                    rest.split(' ').next().unwrap().clone_into(&mut path);
                 }
                 if let Some(rest) = line.to_ascii_lowercase().strip_prefix("range: bytes=") {
-                    range = rest.to_owned();
+                    rest.clone_into(&mut range);
                 }
             }
             if path != format!("/files/{name}") {

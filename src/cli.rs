@@ -81,7 +81,7 @@ pub(crate) enum Command {
     Undeploy(UndeployArgs),
     /// Encode documents here and index them
     #[command(
-        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data\n  nsparse ingest --index articles --vectors vectors.nsv --data my-data"
+        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data\n  nsparse ingest --index articles --vectors vectors.nsv --data my-data\n  nsparse ingest --index articles --model model --data my-data --segments nested"
     )]
     Ingest(IngestArgs),
     /// Encode documents into a file of vectors; stopped at any moment, the same command goes on
@@ -413,6 +413,9 @@ pub(crate) struct DeployArgs {
     /// Where documents are encoded
     #[arg(long, value_enum, default_value_t = EncodeSide::Auto)]
     pub(crate) side: EncodeSide,
+    /// What becomes of a long document's segments
+    #[arg(long, value_enum, default_value_t = SegmentLayout::Max)]
+    pub(crate) segments: SegmentLayout,
     /// Seconds until registering or deploying is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(crate) deadline: u64,
@@ -432,6 +435,15 @@ pub(crate) enum EncodeSide {
     Query,
     /// Here, by `nsparse ingest` and `nsparse search`
     Client,
+}
+
+/// What becomes of a long document's segments in an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SegmentLayout {
+    /// One vector a document: the maximum over its segments
+    Max,
+    /// One nested object a segment: a document scores as its best segment
+    Nested,
 }
 
 #[derive(Debug, Args)]
@@ -470,6 +482,9 @@ pub(crate) struct IngestArgs {
     /// Field of the vector, where there is no deployment
     #[arg(long, default_value = "embedding")]
     pub(crate) vector_field: String,
+    /// What becomes of a long document's segments [default: what the index's mapping is made for]
+    #[arg(long, value_enum, conflicts_with = "vectors")]
+    pub(crate) segments: Option<SegmentLayout>,
     /// Where it is noted which documents are in [default: beside the deployment, or in the cache]
     #[arg(long, value_name = "FILE")]
     pub(crate) journal: Option<PathBuf>,
@@ -597,6 +612,8 @@ pub(crate) enum Method {
     Idf,
     /// The trained document encoder
     Sparse,
+    /// The trained document encoder, each segment of a long document for itself: the best one counts
+    Nested,
 }
 
 #[derive(Debug, Args)]

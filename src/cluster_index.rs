@@ -2,7 +2,9 @@
 
 use nsparse_core::beir::{Dataset, Document};
 use nsparse_core::{Cancel, journal};
-use nsparse_opensearch::{Bm25Searcher, Cluster, IngestOptions, SparseSearcher, bm25_searcher, index, sparse_searcher};
+use nsparse_opensearch::{
+    Bm25Searcher, Cluster, IngestOptions, SparseSearcher, bm25_searcher, index, segment_searcher, sparse_searcher,
+};
 
 use crate::printer::Printer;
 use crate::ranking::Vectors;
@@ -35,6 +37,11 @@ pub(crate) fn sparse(
     let options = options(cluster, &["sparse", &vectors.key]);
     let (content, progress) = ([vectors.key.as_str()], printer.progress());
     let (set, encoded) = (set.name.as_str(), &vectors.documents);
+    if let Some(segments) = &vectors.segments {
+        return Ok(segment_searcher(
+            cluster, set, &content, documents, segments, vocabulary, &options, &progress, cancel,
+        )?);
+    }
     Ok(sparse_searcher(cluster, set, &content, documents, encoded, vocabulary, &options, &progress, cancel)?)
 }
 

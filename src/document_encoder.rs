@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nsparse_core::model_dir::{Activation, ModelDir};
-use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, SparseVector, files};
+use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, Segments, SparseVector, files};
 use nsparse_encoder::SparseEncoder;
 use nsparse_encoder::document::Encoded;
 #[cfg(feature = "onnxruntime")]
@@ -20,6 +20,8 @@ pub(crate) struct DocumentModel {
     pub(crate) template: DocumentTemplate,
     /// How a pooled logit becomes a weight.
     pub(crate) activation: Activation,
+    /// How a text longer than the window is read.
+    pub(crate) segments: Option<Segments>,
     /// sha256 of the weights: the same documents with other weights are another job.
     pub(crate) weights_sha256: String,
 }
@@ -45,6 +47,7 @@ pub(crate) fn open(model: &Path, args: &RuntimeArgs, device: &str) -> anyhow::Re
                 engine: Engine::Nsparse(Box::new(encoder)),
                 template: facts.template,
                 activation: facts.activation,
+                segments: facts.segments,
                 weights_sha256: files::sha256_file(&directory.file("model.safetensors"))?.0,
             })
         }
@@ -62,6 +65,7 @@ fn onnxruntime(model: &Path, args: &RuntimeArgs) -> anyhow::Result<DocumentModel
     Ok(DocumentModel {
         template: encoder.template().clone(),
         activation: encoder.activation(),
+        segments: encoder.segments().copied(),
         weights_sha256: encoder.weights_sha256().to_owned(),
         engine: Engine::Onnxruntime(Box::new(encoder)),
     })
@@ -121,6 +125,10 @@ impl DocumentModel {
 impl DocumentEncoder for DocumentModel {
     fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
         self.encoder().encode(texts)
+    }
+
+    fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
+        self.encoder().encode_segments(texts)
     }
 
     fn vocabulary(&self) -> &[String] {

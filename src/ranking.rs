@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use nsparse_core::beir::{Dataset, Document, Query};
 use nsparse_core::model_dir::ModelDir;
+use nsparse_core::segments::maximum;
 use nsparse_core::{
     Cancel, DocumentTemplate, Error, IdfFormula, IdfTable, QueryEncoder, Run, SearchQuery, Searcher, SparseVector,
     TextTokenizer, files,
 };
 use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_opensearch::Cluster;
-use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight};
+use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight, SegmentIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Method;
@@ -42,6 +43,8 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Vectors {
     /// One a document, in the corpus's order.
     pub(crate) documents: Vec<SparseVector>,
+    /// Where a document's best segment counts: one a segment; `documents` are their maxima.
+    pub(crate) segments: Option<Vec<Vec<SparseVector>>>,
     /// What makes query vectors.
     pub(crate) queries: Queries,
     /// Template of the documents' texts.
@@ -78,7 +81,7 @@ impl Plan<'_> {
         let vectors = self.vectors(printer, cancel)?;
         let searcher: Box<dyn Searcher> = match cluster {
             Some(cluster) => Box::new(cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?),
-            None => Box::new(vectors.index(documents)),
+            None => vectors.index(documents),
         };
         Ok((searcher, Some(vectors)))
     }
@@ -88,7 +91,7 @@ impl Plan<'_> {
         match self.method {
             Method::Bm25 => anyhow::bail!("BM25 has no vectors"),
             Method::Idf => self.lexical(printer, cancel),
-            Method::Sparse => self.encoded(printer, cancel),
+            Method::Sparse | Method::Nested => self.encoded(printer, cancel),
         }
     }
 
@@ -114,7 +117,8 @@ impl Plan<'_> {
         let (_, documents) =
             LexicalEncoder::fit(tokenizer.clone(), LexicalWeight::BM25, &texts, cancel, &printer.progress())?;
         let key = self.key(&["lexical", &files::sha256_file(&tokenizer_file)?.0, &format!("{template:?}")])?;
-        Ok(Vectors { documents, queries: Queries::Table(Box::new(QueryEncoder::new(tokenizer, idf)?)), template, key })
+        let queries = Queries::Table(Box::new(QueryEncoder::new(tokenizer, idf)?));
+        Ok(Vectors { documents, segments: None, queries, template, key })
     }
 
     fn encoded(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
@@ -125,19 +129,34 @@ impl Plan<'_> {
         let weights = files::sha256_file(&directory.file("model.safetensors"))?.0;
         let config = files::sha256_file(&directory.file("config.json"))?.0;
         let tokenizer = files::sha256_file(&directory.file("tokenizer.json"))?.0;
-        let reading = serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
-        let key = self.key(&["encoded", &weights, &config, &tokenizer, &reading])?;
-        let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
-        if let Some(documents) = read_vectors(&cached, self.documents) {
-            printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
-            return Ok(Vectors { documents, queries, template: facts.template, key });
+        let mut reading =
+            serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
+        if let Some(segments) = &facts.segments {
+            reading.push_str(&serde_json::to_string(segments)?);
         }
-        facts.template.require_fields(self.documents)?;
-        let encoder = SparseEncoder::load(folder, self.device)?;
-        let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
-        let documents = encoder.encode_reporting(&texts, &printer.progress(), cancel)?;
-        write_vectors(&cached, self.documents, &documents)?;
-        Ok(Vectors { documents, queries, template: facts.template, key })
+        let is_nested = self.method == Method::Nested;
+        let kind = if is_nested { "segments" } else { "encoded" };
+        let key = self.key(&[kind, &weights, &config, &tokenizer, &reading])?;
+        let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
+        let segments = if let Some(segments) = read_vectors(&cached, self.documents) {
+            printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
+            segments
+        } else {
+            facts.template.require_fields(self.documents)?;
+            let encoder = SparseEncoder::load(folder, self.device)?;
+            let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
+            let progress = printer.progress();
+            let segments = if is_nested {
+                encoder.encode_segments_reporting(&texts, &progress, cancel)?
+            } else {
+                encoder.encode_reporting(&texts, &progress, cancel)?.into_iter().map(|vector| vec![vector]).collect()
+            };
+            write_vectors(&cached, self.documents, &segments)?;
+            segments
+        };
+        let documents = segments.iter().map(|of_document| maximum(of_document)).collect();
+        let segments = is_nested.then_some(segments);
+        Ok(Vectors { documents, segments, queries, template: facts.template, key })
     }
 
     /// A short content hash over the corpus and what makes its vectors.
@@ -166,8 +185,12 @@ pub(crate) struct Dimensions {
 
 impl Vectors {
     /// The embedded index over them.
-    fn index(&self, documents: &[Document]) -> InvertedIndex {
-        InvertedIndex::build(documents.iter().map(|d| d.id.clone()).zip(self.documents.iter().cloned()))
+    fn index(&self, documents: &[Document]) -> Box<dyn Searcher> {
+        let ids = documents.iter().map(|d| d.id.clone());
+        match &self.segments {
+            None => Box::new(InvertedIndex::build(ids.zip(self.documents.iter().cloned()))),
+            Some(segments) => Box::new(SegmentIndex::build(ids.zip(segments.iter().cloned()))),
+        }
     }
 
     /// How dense documents and queries are.
@@ -219,7 +242,7 @@ pub(crate) fn run(
     Ok(out)
 }
 
-/// One cached vector.
+/// A cached vector; a document's segments stand one after the other.
 #[derive(Serialize, Deserialize)]
 struct CachedVector {
     id: String,
@@ -228,25 +251,31 @@ struct CachedVector {
 }
 
 /// Cached vectors, if the file is whole and belongs to these documents in this order.
-fn read_vectors(path: &Path, documents: &[Document]) -> Option<Vec<SparseVector>> {
+fn read_vectors(path: &Path, documents: &[Document]) -> Option<Vec<Vec<SparseVector>>> {
     let file = BufReader::new(std::fs::File::open(path).ok()?);
-    let mut out = Vec::with_capacity(documents.len());
-    for (line, document) in file.lines().zip(documents) {
+    let mut out: Vec<Vec<SparseVector>> = Vec::with_capacity(documents.len());
+    for line in file.lines() {
         let cached: CachedVector = serde_json::from_str(&line.ok()?).ok()?;
-        if cached.id != document.id {
+        let done = out.len();
+        if done > 0 && documents[done - 1].id == cached.id {
+            out[done - 1].push(cached.vector);
+        } else if documents.get(done)?.id == cached.id {
+            out.push(vec![cached.vector]);
+        } else {
             return None;
         }
-        out.push(cached.vector);
     }
     (out.len() == documents.len()).then_some(out)
 }
 
-fn write_vectors(path: &Path, documents: &[Document], vectors: &[SparseVector]) -> anyhow::Result<PathBuf> {
+fn write_vectors(path: &Path, documents: &[Document], vectors: &[Vec<SparseVector>]) -> anyhow::Result<PathBuf> {
     files::write_atomic(path, |out| {
-        for (document, vector) in documents.iter().zip(vectors) {
-            let line = CachedVector { id: document.id.clone(), vector: vector.clone() };
-            serde_json::to_writer(&mut *out, &line).map_err(|e| Error::json(path, e))?;
-            out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
+        for (document, segments) in documents.iter().zip(vectors) {
+            for vector in segments {
+                let line = CachedVector { id: document.id.clone(), vector: vector.clone() };
+                serde_json::to_writer(&mut *out, &line).map_err(|e| Error::json(path, e))?;
+                out.write_all(b"\n").map_err(|e| Error::io("write", path, e))?;
+            }
         }
         Ok(())
     })?;

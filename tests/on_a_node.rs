@@ -109,6 +109,69 @@ fn deploy_ingest_search_and_take_back() {
     assert_eq!(nsparse.run("undeploy deployment.json").code, Some(2));
 }
 
+/// The model in `model`, made to read documents in segments.
+fn with_segments(nsparse: &Nsparse) {
+    let mut facts: Value = nsparse_core::files::read_json(&nsparse.path("model/nsparse.json")).unwrap();
+    facts["segments"] = json!({ "max": 4, "overlap": 4, "min_last": 5 });
+    nsparse.write("model/nsparse.json", &facts.to_string());
+}
+
+#[test]
+fn long_documents_in_nested_segments() {
+    let nsparse = with_sample("nested");
+    with_segments(&nsparse);
+    let exported = nsparse.ok("export model --out package");
+    assert!(exported.stderr.contains("in up to 4 windows"), "{}", exported.stderr);
+    let refused = nsparse.run("deploy package --index nested --segments nested --side cluster");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("one vector a document, not one a segment"), "{}", refused.stderr);
+    nsparse.ok("deploy package --index nested --replicas 0 --segments nested");
+    let mapping = shared().cluster.get("/nested/_mapping").unwrap();
+    assert_eq!(mapping["nested"]["mappings"]["properties"]["embedding"]["type"], "nested");
+
+    let ingest = "ingest --deployment deployment.json --model model --data nested --journal journal";
+    let wrong = nsparse.run(&format!("{ingest} --segments max"));
+    assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+    let report = nsparse.json(ingest)["report"].clone();
+    assert_eq!((&report["indexed"], &report["rejected"]), (&json!(256), &json!([])));
+    assert_eq!(nsparse.json(ingest)["report"]["skipped"], 256);
+    let stored = shared().cluster.get("/nested/_doc/posting-list").unwrap();
+    assert_eq!(stored["_source"]["embedding"].as_array().unwrap().len(), 4);
+
+    // By the deployment, by the index's mapping, and without a server.
+    let search = |more: &[&str]| {
+        let mut command = nsparse.command(["search", "the posting list of a term", "--model", "model", "--json"]);
+        command.args(more);
+        finish(command).json()
+    };
+    let found = search(&["--deployment", "deployment.json"]);
+    assert_eq!(found["how"], "rank_feature clauses encoded here, over the best segment");
+    assert_eq!(search(&["--index", "nested"])["results"], found["results"]);
+    let local = search(&["--engine", "local", "--data", "nested", "--method", "nested"]);
+    for (a, b) in found["results"].as_array().unwrap().iter().zip(local["results"].as_array().unwrap()) {
+        assert_eq!(a["id"], b["id"]);
+        let (a, b) = (a["score"].as_f64().unwrap(), b["score"].as_f64().unwrap());
+        assert!((a - b).abs() <= 1e-5 * b, "{a} and {b}");
+    }
+    assert_ne!(search(&["--engine", "local", "--data", "nested"])["results"], local["results"]);
+    assert!(nsparse.run("search x --model model --index nested --method nested").code == Some(0));
+
+    let rank = |engine: &str, method: &str| {
+        nsparse.json(&format!(
+            "eval --data nested --model model --method {method} --engine {engine} --out {method}-{engine}"
+        ))
+    };
+    for method in ["nested", "sparse"] {
+        let ndcg = |summary: &Value| summary["metrics"]["ndcg@10"].as_f64().unwrap();
+        let (there, here) = (rank("opensearch", method), rank("local", method));
+        println!("{method}: nDCG@10 {:.4} in the engine, {:.4} here", ndcg(&there), ndcg(&here));
+        assert!((ndcg(&there) - ndcg(&here)).abs() < 5e-5, "{method}");
+    }
+    assert_ne!(nsparse.read("nested-local/run.trec"), nsparse.read("sparse-local/run.trec"));
+    assert_eq!(nsparse.json("eval --data nested --clean")["removed"].as_array().unwrap().len(), 2);
+    nsparse.ok("undeploy deployment.json --delete-index");
+}
+
 /// An index for vectors, as somebody's own set-up may have made it.
 fn own_index(name: &str) {
     let fields =

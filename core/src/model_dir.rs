@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DocumentTemplate, Error, IdfTable, QueryEncoder, Result, TextTokenizer, TokenId, files};
+use crate::{DocumentTemplate, Error, IdfTable, QueryEncoder, Result, Segments, TextTokenizer, TokenId, files};
 
 /// How a pooled logit `v` becomes a weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct ModelFacts {
     pub activation: Activation,
     /// Most tokens of a document that are read, special tokens included.
     pub max_tokens: usize,
+    /// How a longer document is read; `None`: it is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
     /// Ids that are zeroed besides special tokens, `[unusedN]` and tokens with a dot. Ascending.
     #[serde(default)]
     pub dead_ids: Vec<TokenId>,
@@ -92,6 +95,7 @@ impl ModelFacts {
             format: 1,
             activation,
             max_tokens,
+            segments: None,
             dead_ids: Vec::new(),
             template,
             query_side: QuerySideKind::Table,

@@ -11,6 +11,15 @@ pub trait DocumentEncoder {
     /// Whatever the engine behind it reports.
     fn encode(&self, texts: &[&str]) -> Result<Vec<SparseVector>>;
 
+    /// As [`DocumentEncoder::encode`], with one vector for each segment of a text ([`crate::Segments`]), in the
+    /// text's order; their maximum is the text's vector. An encoder that reads one window gives one.
+    ///
+    /// # Errors
+    /// As [`DocumentEncoder::encode`].
+    fn encode_segments(&self, texts: &[&str]) -> Result<Vec<Vec<SparseVector>>> {
+        Ok(self.encode(texts)?.into_iter().map(|vector| vec![vector]).collect())
+    }
+
     /// The vocabulary's strings by token id: how vectors are named outside.
     fn vocabulary(&self) -> &[String];
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use nsparse_core::model_dir::{Activation, ModelDir};
-use nsparse_core::{Cancel, DocumentEncoder, NoProgress, Progress, SparseVector, TextTokenizer, TokenId};
+use nsparse_core::segments::{Windows, maximum};
+use nsparse_core::{Cancel, DocumentEncoder, NoProgress, Progress, Segments, SparseVector, TextTokenizer, TokenId};
 use rayon::prelude::*;
 
 use crate::{Backend, BertMlm, Device, Error, Parameters, Precision, Result, TokenBatch, create_with};
@@ -19,8 +20,10 @@ const MAX_POOLED: usize = 64 << 20;
 pub struct EncodeSettings {
     /// How a pooled logit becomes a weight.
     pub activation: Activation,
-    /// Most tokens of a text that are read, special tokens included; at least 3.
+    /// Most tokens of a window, special tokens included; at least 3.
     pub max_tokens: usize,
+    /// How a longer text is read; `None`: it is cut.
+    pub segments: Option<Segments>,
     /// Ids that never carry weight ([`ModelDir::zeroed_ids`]), in any order.
     pub zeroed: Vec<TokenId>,
     /// Most tokens in one batch; a longer text is a batch of its own.
@@ -30,7 +33,7 @@ pub struct EncodeSettings {
 impl EncodeSettings {
     /// Settings with [`DEFAULT_BATCH_TOKENS`].
     pub fn new(activation: Activation, max_tokens: usize, zeroed: Vec<TokenId>) -> Self {
-        Self { activation, max_tokens, zeroed, batch_tokens: DEFAULT_BATCH_TOKENS }
+        Self { activation, max_tokens, segments: None, zeroed, batch_tokens: DEFAULT_BATCH_TOKENS }
     }
 }
 
@@ -43,7 +46,7 @@ pub struct Encoded {
     pub tokens: u64,
 }
 
-/// One vector a text, in the order given; a batch gives the same vectors as its single texts. Progress counts
+/// One vector a text, in the order given: with [`EncodeSettings::segments`] the maximum over its windows. A batch gives the same vectors as its single texts. Progress counts
 /// texts; `cancel` is read between batches.
 ///
 /// # Errors
@@ -74,17 +77,50 @@ pub fn encode_counted<T: AsRef<str> + Sync>(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Encoded> {
-    let windows: Vec<Vec<u32>> = texts
-        .par_iter()
-        .map(|text| Ok(tokenizer.window(text.as_ref(), settings.max_tokens)?.0))
-        .collect::<Result<_>>()?;
-    let mut vectors = vec![SparseVector::default(); texts.len()];
+    let (logits, tokens) = window_logits(parameters, backend, tokenizer, settings, texts, progress, cancel)?;
+    // The maximum over all positions of all windows, then the activation.
+    let vectors = logits.into_par_iter().map(|windows| activated(&maximum(&windows), settings.activation)).collect();
+    Ok(Encoded { vectors, tokens })
+}
+
+/// As [`encode_with`], with one vector for each window of a text; their maximum is the text's vector.
+///
+/// # Errors
+/// As [`encode_with`].
+pub fn encode_segments_with<T: AsRef<str> + Sync>(
+    parameters: &Parameters,
+    backend: &dyn Backend,
+    tokenizer: &TextTokenizer,
+    settings: &EncodeSettings,
+    texts: &[T],
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<Vec<SparseVector>>> {
+    let (logits, _) = window_logits(parameters, backend, tokenizer, settings, texts, progress, cancel)?;
+    let each = |windows: Vec<SparseVector>| windows.iter().map(|w| activated(w, settings.activation)).collect();
+    Ok(logits.into_par_iter().map(each).collect())
+}
+
+/// Of each text's windows the pooled logits above zero, and the tokens of all.
+fn window_logits<T: AsRef<str> + Sync>(
+    parameters: &Parameters,
+    backend: &dyn Backend,
+    tokenizer: &TextTokenizer,
+    settings: &EncodeSettings,
+    texts: &[T],
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<(Vec<Vec<SparseVector>>, u64)> {
+    let of_text = |text: &T| Ok(tokenizer.windows(text.as_ref(), settings.max_tokens, settings.segments.as_ref())?.0);
+    let windows = Windows::new(texts.par_iter().map(of_text).collect::<Result<_>>()?);
+    let mut logits = vec![SparseVector::default(); windows.windows.len()];
+    let mut waiting: Vec<usize> = windows.first.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let task = progress.start("Encoding", texts.len() as u64);
-    let max_documents = MAX_POOLED / tokenizer.vocabulary().len().max(1);
-    for places in batches(&windows, settings.batch_tokens, max_documents) {
+    let max_windows = MAX_POOLED / tokenizer.vocabulary().len().max(1);
+    for places in batches(&windows.windows, settings.batch_tokens, max_windows) {
         cancel.check()?;
-        let documents: Vec<&[u32]> = places.iter().map(|&place| windows[place].as_slice()).collect();
-        let forward = backend.forward_positive(parameters, &TokenBatch::new(&documents), None, false)?;
+        let batch: Vec<&[u32]> = places.iter().map(|&place| windows.windows[place].as_slice()).collect();
+        let forward = backend.forward_positive(parameters, &TokenBatch::new(&batch), None, false)?;
         let vocabulary = forward.pooled.len() / places.len();
         let silent = silent_entries(vocabulary, tokenizer, settings);
         let rows: Vec<SparseVector> = forward
@@ -92,21 +128,25 @@ pub fn encode_counted<T: AsRef<str> + Sync>(
             .par_chunks_exact(vocabulary)
             .zip(&places)
             .map(|(row, &place)| {
-                sparse(row, &silent, settings.activation)
-                    .map_err(|entry| not_finite(row[entry], entry, texts[place].as_ref()))
+                positive(row, &silent)
+                    .map_err(|entry| not_finite(row[entry], entry, texts[windows.texts[place]].as_ref()))
             })
             .collect::<Result<_>>()?;
-        for (vector, &place) in rows.into_iter().zip(&places) {
-            vectors[place] = vector;
+        let mut done = 0;
+        for (row, &place) in rows.into_iter().zip(&places) {
+            logits[place] = row;
+            let left = &mut waiting[windows.texts[place]];
+            *left -= 1;
+            done += u64::from(*left == 0);
         }
-        task.advance(places.len() as u64);
+        task.advance(done);
     }
-    Ok(Encoded { vectors, tokens: windows.iter().map(|w| w.len() as u64).sum() })
+    Ok((windows.by_text(logits), windows.tokens()))
 }
 
-/// Places of texts, batch after batch: the longest first, so that texts of like length stand together. A batch of
-/// very short texts ends at `max_documents`: each has a row of the vocabulary's size.
-fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_documents: usize) -> Vec<Vec<usize>> {
+/// Places of windows, batch after batch: the longest first, so that those of like length stand together. A batch of
+/// very short ones ends at `max_windows`: each has a row of the vocabulary's size.
+fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_windows: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&place| std::cmp::Reverse(windows[place].len()));
     let mut out: Vec<Vec<usize>> = Vec::new();
@@ -114,7 +154,7 @@ fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_documents: usize) -> V
     for place in order {
         let len = windows[place].len();
         match out.last_mut() {
-            Some(batch) if tokens + len <= batch_tokens && batch.len() < max_documents => {
+            Some(batch) if tokens + len <= batch_tokens && batch.len() < max_windows => {
                 batch.push(place);
                 tokens += len;
             }
@@ -142,20 +182,32 @@ fn silent_entries(vocabulary: usize, tokenizer: &TextTokenizer, settings: &Encod
     silent
 }
 
-/// The vector of one row of pooled logits, or the first entry that is not finite.
-fn sparse(row: &[f32], silent: &[bool], activation: Activation) -> std::result::Result<SparseVector, usize> {
+/// The logits of one row above zero, without the silent entries; or the first entry that is not finite.
+fn positive(row: &[f32], silent: &[bool]) -> std::result::Result<SparseVector, usize> {
     let mut out = SparseVector::default();
     for (entry, (&logit, &is_silent)) in row.iter().zip(silent).enumerate() {
         if !logit.is_finite() {
             return Err(entry);
         }
-        let weight = if is_silent { 0.0 } else { activation.apply(logit) };
-        if weight > 0.0 {
+        if logit > 0.0 && !is_silent {
             out.ids.push(entry as TokenId);
-            out.weights.push(weight);
+            out.weights.push(logit);
         }
     }
     Ok(out)
+}
+
+/// The vector of logits above zero.
+fn activated(logits: &SparseVector, activation: Activation) -> SparseVector {
+    let mut out = SparseVector::default();
+    for (id, logit) in logits.iter() {
+        let weight = activation.apply(logit);
+        if weight > 0.0 {
+            out.ids.push(id);
+            out.weights.push(weight);
+        }
+    }
+    out
 }
 
 fn not_finite(logit: f32, entry: usize, text: &str) -> Error {
@@ -181,7 +233,11 @@ impl SparseEncoder {
     pub fn load(folder: &std::path::Path, device: Device) -> Result<Self> {
         let directory = ModelDir::open(folder)?;
         let facts = directory.facts()?;
-        let settings = EncodeSettings::new(facts.activation, facts.max_tokens, directory.zeroed_ids()?);
+        let segments = facts.segments;
+        let settings = EncodeSettings {
+            segments,
+            ..EncodeSettings::new(facts.activation, facts.max_tokens, directory.zeroed_ids()?)
+        };
         let tokenizer = directory.tokenizer()?;
         let model = BertMlm::load(folder, 0)?;
         if model.head_is_new {
@@ -212,6 +268,7 @@ impl SparseEncoder {
                 settings.max_tokens
             )));
         }
+        settings.segments.map_or(Ok(()), |segments| segments.validate(settings.max_tokens))?;
         // Vectors are the same wherever they are made: bf16 is for training.
         let backend = create_with(&model.config, device, Precision::F32)?;
         Ok(Self::from_parts(Arc::new(model.parameters), backend, tokenizer, settings))
@@ -235,6 +292,15 @@ impl SparseEncoder {
     /// The settings.
     pub fn settings(&self) -> &EncodeSettings {
         &self.settings
+    }
+
+    /// In how many windows a text is read.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn segments_of(&self, text: &str) -> Result<usize> {
+        let settings = &self.settings;
+        Ok(self.tokenizer.windows(text, settings.max_tokens, settings.segments.as_ref())?.0.len())
     }
 
     /// The same with another number of tokens in a batch.
@@ -269,11 +335,31 @@ impl SparseEncoder {
     ) -> Result<Vec<SparseVector>> {
         encode_with(&self.parameters, &*self.backend, &self.tokenizer, &self.settings, texts, progress, cancel)
     }
+
+    /// [`DocumentEncoder::encode_segments`] with progress, and stopped when asked.
+    ///
+    /// # Errors
+    /// As [`encode_with`].
+    pub fn encode_segments_reporting<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Vec<Vec<SparseVector>>> {
+        encode_segments_with(&self.parameters, &*self.backend, &self.tokenizer, &self.settings, texts, progress, cancel)
+    }
 }
 
 impl DocumentEncoder for SparseEncoder {
     fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
         self.encode_reporting(texts, &NoProgress, &Cancel::default()).map_err(|e| match e {
+            Error::Core(e) => e,
+            other => nsparse_core::Error::other(other.fault(), other),
+        })
+    }
+
+    fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
+        self.encode_segments_reporting(texts, &NoProgress, &Cancel::default()).map_err(|e| match e {
             Error::Core(e) => e,
             other => nsparse_core::Error::other(other.fault(), other),
         })

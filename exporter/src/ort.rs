@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use nsparse_core::model_dir::Activation;
+use nsparse_core::segments::{Windows, maximum};
 use nsparse_core::{
-    Cancel, DocumentEncoder, DocumentTemplate, Fault, NoProgress, Progress, SparseVector, TextTokenizer, TokenId, files,
+    Cancel, DocumentEncoder, DocumentTemplate, Fault, NoProgress, Progress, Segments, SparseVector, TextTokenizer,
+    TokenId, files,
 };
 use nsparse_encoder::document::{DEFAULT_BATCH_TOKENS, Encoded};
 use ort::session::Session;
@@ -30,6 +32,7 @@ pub struct OrtEncoder {
     session: Mutex<Session>,
     tokenizer: TextTokenizer,
     max_tokens: usize,
+    segments: Option<Segments>,
     batch_tokens: usize,
     activation: Activation,
     template: DocumentTemplate,
@@ -58,11 +61,12 @@ impl OrtEncoder {
             .and_then(|builder| Ok(builder.with_memory_pattern(false)?))
             .and_then(|mut builder| builder.commit_from_file(&graph.file))
             .map_err(|e| refused(&format!("load `{}`", model.display()), &e))?;
-        let Graph { tokenizer, max_tokens, activation, template, weights_sha256, .. } = graph;
+        let Graph { tokenizer, max_tokens, segments, activation, template, weights_sha256, .. } = graph;
         Ok(Self {
             session: Mutex::new(session),
             tokenizer,
             max_tokens,
+            segments,
             batch_tokens: DEFAULT_BATCH_TOKENS,
             activation,
             template,
@@ -80,6 +84,11 @@ impl OrtEncoder {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
+    }
+
+    /// How a text longer than the window is read.
+    pub fn segments(&self) -> Option<&Segments> {
+        self.segments.as_ref()
     }
 
     /// How a pooled logit becomes a weight; the graph does it.
@@ -110,19 +119,34 @@ impl OrtEncoder {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Encoded> {
-        let windows: Vec<Vec<TokenId>> = texts
-            .par_iter()
-            .map(|text| Ok(self.tokenizer.window(text.as_ref(), self.max_tokens)?.0))
-            .collect::<Result<_>>()?;
-        let lengths: Vec<usize> = windows.iter().map(Vec::len).collect();
-        let mut vectors = vec![SparseVector::default(); texts.len()];
+        let (windows, tokens) = self.encode_windows(texts, progress, cancel)?;
+        Ok(Encoded { vectors: windows.iter().map(|of_text| maximum(of_text)).collect(), tokens })
+    }
+
+    /// [`DocumentEncoder::encode_segments`] with progress, and with the number of tokens.
+    ///
+    /// # Errors
+    /// As [`OrtEncoder::encode_counted`].
+    pub fn encode_windows<T: AsRef<str> + Sync>(
+        &self,
+        texts: &[T],
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<(Vec<Vec<SparseVector>>, u64)> {
+        let of_text = |text: &T| Ok(self.tokenizer.windows(text.as_ref(), self.max_tokens, self.segments())?.0);
+        let windows = Windows::new(texts.par_iter().map(of_text).collect::<Result<_>>()?);
+        let lengths: Vec<usize> = windows.windows.iter().map(Vec::len).collect();
+        let mut vectors = vec![SparseVector::default(); lengths.len()];
+        let mut waiting: Vec<usize> = windows.first.windows(2).map(|pair| pair[1] - pair[0]).collect();
         let task = progress.start("Encoding", texts.len() as u64);
         for places in batches::batches(&lengths, self.batch_tokens) {
             cancel.check()?;
-            let documents: Vec<&[TokenId]> = places.iter().map(|&place| windows[place].as_slice()).collect();
-            for (vector, &place) in self.run(&documents)?.into_iter().zip(&places) {
+            let batch: Vec<&[TokenId]> = places.iter().map(|&place| windows.windows[place].as_slice()).collect();
+            let mut done = 0;
+            for (vector, &place) in self.run(&batch)?.into_iter().zip(&places) {
+                let text = windows.texts[place];
                 vectors[place] = vector.map_err(|(entry, weight)| {
-                    let start: String = texts[place].as_ref().chars().take(60).collect();
+                    let start: String = texts[text].as_ref().chars().take(60).collect();
                     Error::Runtime {
                         message: format!(
                             "onnxruntime gave vocabulary entry {entry} the weight {weight} for the text `{start}…`"
@@ -131,10 +155,12 @@ impl OrtEncoder {
                         fault: Fault::Usage,
                     }
                 })?;
+                waiting[text] -= 1;
+                done += u64::from(waiting[text] == 0);
             }
-            task.advance(places.len() as u64);
+            task.advance(done);
         }
-        Ok(Encoded { vectors, tokens: lengths.iter().sum::<usize>() as u64 })
+        Ok((windows.by_text(vectors), windows.tokens()))
     }
 
     /// One batch, padded to its longest document. A row with a weight that is not finite gives the entry and it.
@@ -168,12 +194,11 @@ impl OrtEncoder {
 
 impl DocumentEncoder for OrtEncoder {
     fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
-        self.encode_counted(texts, &NoProgress, &Cancel::default()).map(|encoded| encoded.vectors).map_err(
-            |e| match e {
-                Error::Core(e) => e,
-                other => nsparse_core::Error::other(other.fault(), other),
-            },
-        )
+        self.encode_counted(texts, &NoProgress, &Cancel::default()).map(|encoded| encoded.vectors).map_err(plain)
+    }
+
+    fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
+        self.encode_windows(texts, &NoProgress, &Cancel::default()).map(|(vectors, _)| vectors).map_err(plain)
     }
 
     fn vocabulary(&self) -> &[String] {
@@ -182,6 +207,14 @@ impl DocumentEncoder for OrtEncoder {
 
     fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+}
+
+/// An error as the trait has it.
+fn plain(error: Error) -> nsparse_core::Error {
+    match error {
+        Error::Core(e) => e,
+        other => nsparse_core::Error::other(other.fault(), other),
     }
 }
 
@@ -201,6 +234,7 @@ struct Graph {
     _aside: Option<tempfile::TempDir>,
     tokenizer: TextTokenizer,
     max_tokens: usize,
+    segments: Option<Segments>,
     activation: Activation,
     template: DocumentTemplate,
     weights_sha256: String,
@@ -221,6 +255,7 @@ impl Graph {
             _aside: Some(aside),
             tokenizer: side.tokenizer,
             max_tokens: side.max_tokens,
+            segments: side.segments,
             activation: side.activation,
             template: side.template,
             weights_sha256: files::sha256_file(&model.join("model.safetensors"))?.0,
@@ -259,6 +294,7 @@ impl Graph {
             // The two zips hold the same tokenizer but for where it cuts.
             tokenizer: package.query_encoder().tokenizer().clone(),
             max_tokens: manifest.max_tokens,
+            segments: manifest.segments,
             activation: manifest.activation,
             template: manifest.template.clone(),
             weights_sha256: manifest.document.sha256.clone(),

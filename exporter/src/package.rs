@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::query::MAX_QUERY_PIECES;
-use nsparse_core::{DocumentTemplate, TokenId};
+use nsparse_core::{DocumentTemplate, Segments, TokenId};
 use serde::{Deserialize, Serialize};
 
 pub use read::Package;
@@ -130,6 +130,9 @@ pub struct Manifest {
     pub activation: Activation,
     /// Tokens of a document that are read, special ones included.
     pub max_tokens: usize,
+    /// How a longer document is read by nsparse; a cluster's encoder reads the first `max_tokens` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<Segments>,
     /// How a document's fields become the text that is encoded.
     pub template: DocumentTemplate,
     /// Vocabulary entries of the model.

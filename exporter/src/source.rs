@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nsparse_core::model_dir::{Activation, ModelDir};
-use nsparse_core::{DocumentTemplate, TextTokenizer, TokenId};
+use nsparse_core::{DocumentTemplate, Segments, TextTokenizer, TokenId};
 use nsparse_encoder::BertMlm;
 
 use crate::package::MAX_DOCUMENT_TOKENS;
@@ -17,6 +17,8 @@ pub(crate) struct DocumentSide {
     pub(crate) zeroed: Vec<TokenId>,
     pub(crate) activation: Activation,
     pub(crate) max_tokens: usize,
+    /// How a longer text is read; the graphs read one window, whoever calls them has to know.
+    pub(crate) segments: Option<Segments>,
     pub(crate) template: DocumentTemplate,
 }
 
@@ -58,6 +60,7 @@ impl DocumentSide {
                 ),
             ));
         }
+        facts.segments.map_or(Ok(()), |segments| segments.validate(facts.max_tokens))?;
         let mut zeroed = dir.zeroed_ids()?;
         // Rows beyond the vocabulary (padded embedding tables) have no string to be indexed under.
         zeroed.extend(strings as TokenId..rows as TokenId);
@@ -69,6 +72,7 @@ impl DocumentSide {
             zeroed,
             activation: facts.activation,
             max_tokens: facts.max_tokens,
+            segments: facts.segments,
             template: facts.template,
         })
     }

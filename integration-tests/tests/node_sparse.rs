@@ -7,10 +7,12 @@ use nsparse_core::beir::Document;
 use nsparse_core::vector::engine_weight;
 use nsparse_core::{Cancel, NoProgress, SearchQuery, Searcher, SparseVector};
 use nsparse_integration_tests::node::shared;
+use nsparse_opensearch::ml::Fields;
 use nsparse_opensearch::{
     Cluster, IndexSpec, IngestOptions, IngestReport, Kind, SparseMode, SparseSearcher, State, bm25_query, index,
-    ingest, ingest_encoded, ingest_texts, search_sources, sparse_searcher,
+    ingest, ingest_encoded, ingest_segments, ingest_texts, search_sources, segment_searcher, segments, sparse_searcher,
 };
+use nsparse_retrieval::SegmentIndex;
 use serde_json::json;
 
 /// Strings of a BERT-like vocabulary that could trouble a query language.
@@ -238,4 +240,121 @@ fn a_corpus_is_indexed_once_and_cleaned_by_its_name() {
     assert!(error.starts_with("1 documents were rejected by the index `nsparse-sparse-once-"), "{error}");
     assert_eq!(index::clean(cluster, "once").unwrap().len(), 2);
     assert_eq!(index::clean(cluster, "once").unwrap(), Vec::<String>::new());
+}
+
+/// Numbers that look random and are the same each time.
+fn noise(state: &mut u64) -> u32 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 40) as u32
+}
+
+#[test]
+fn nested_segments_rank_by_the_best_one_as_the_local_twin_does() {
+    let cluster = &shared().cluster;
+    let state = &mut 7;
+    let random = |state: &mut u64, most: u32| -> SparseVector {
+        let count = noise(state) % most;
+        // No token with a dot: those never go in.
+        vector(
+            &(0..count).map(|_| (noise(state) % 11, 0.01 + (noise(state) % 6000) as f32 / 1000.0)).collect::<Vec<_>>(),
+        )
+    };
+    let documents: Vec<Document> = (0..60).map(|i| document(&format!("d{i:02}"), "a title", "a text")).collect();
+    // None to four segments each; some are empty.
+    let of_documents: Vec<Vec<SparseVector>> =
+        documents.iter().map(|_| (0..noise(state) % 5).map(|_| random(state, 7)).collect()).collect();
+    let queries: Vec<SearchQuery> =
+        (0..40).map(|i| SearchQuery { id: format!("q{i}"), text: String::new(), vector: random(state, 6) }).collect();
+    let options = IngestOptions::default();
+    let (vocabulary, cancel) = (vocabulary(), Cancel::default());
+    let (set, content) = ("segments", ["one"]);
+    let there = segment_searcher(
+        cluster,
+        set,
+        &content,
+        &documents,
+        &of_documents,
+        &vocabulary,
+        &options,
+        &NoProgress,
+        &cancel,
+    )
+    .unwrap();
+    let clause = there.query(&queries.iter().find(|q| !q.vector.is_empty()).unwrap().clone()).unwrap().unwrap();
+    assert_eq!(clause["nested"]["score_mode"], "max");
+    let here = SegmentIndex::build(documents.iter().map(|d| d.id.clone()).zip(of_documents.iter().cloned()));
+    let (ours, theirs) = (here.search(&queries, 25).unwrap(), there.search(&queries, 25).unwrap());
+    let mut hits = 0;
+    for ((query, ours), theirs) in queries.iter().zip(&ours).zip(&theirs) {
+        let ids = |found: &[nsparse_core::Hit]| found.iter().map(|h| h.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(ours), ids(theirs), "{}", query.id);
+        for (a, b) in ours.iter().zip(theirs) {
+            assert!((a.score - b.score).abs() <= 1e-6 * a.score, "{}: {} and {}", query.id, a.score, b.score);
+            hits += 1;
+        }
+    }
+    assert!(hits > 300, "{hits}");
+
+    // The best segment is not the vector of maxima.
+    let maxima: Vec<SparseVector> = of_documents.iter().map(|s| nsparse_core::segments::maximum(s)).collect();
+    let joined =
+        sparse_searcher(cluster, set, &["maxima"], &documents, &maxima, &vocabulary, &options, &NoProgress, &cancel)
+            .unwrap();
+    let joined = joined.search(&queries, 25).unwrap();
+    let first = |found: &[Vec<nsparse_core::Hit>]| -> Vec<Option<String>> {
+        found.iter().map(|hits| hits.first().map(|h| h.id.clone())).collect()
+    };
+    assert_ne!(first(&joined), first(&theirs));
+    assert_eq!(index::clean(cluster, set).unwrap().len(), 2);
+}
+
+#[test]
+fn an_index_at_hand_tells_how_it_holds_vectors() {
+    let cluster = &shared().cluster;
+    let make = |name: &str, properties: serde_json::Value| {
+        cluster
+            .put(&format!("/{name}"), json!({ "mappings": { "dynamic": false, "properties": properties } }))
+            .unwrap();
+    };
+    make("layout-one", json!({ "embedding": { "type": "rank_features" } }));
+    make("layout-none", json!({ "title": { "type": "text" } }));
+    make("layout-text", json!({ "embedding": { "type": "text" } }));
+    let of = |name: &str| segments::fields_of(cluster, name, Fields::default());
+    assert_eq!(of("layout-one").unwrap(), Fields::default());
+    assert_eq!(of("layout-none").unwrap(), Fields::default());
+    assert!(of("layout-text").unwrap_err().to_string().contains("is text, which holds no vectors"));
+    assert!(of("layout-typo").unwrap_err().to_string().contains("There is no index `layout-typo`"));
+    let error = segments::ensure_nested(cluster, "layout-one", Fields::default()).unwrap_err().to_string();
+    assert!(error.contains("is not nested"), "{error}");
+
+    // Where there is no such field it is added; then the index says so itself.
+    let nested = segments::ensure_nested(cluster, "layout-none", Fields::default()).unwrap();
+    assert_eq!(nested, Fields::default().nested());
+    assert_eq!(of("layout-none").unwrap(), nested);
+    assert_eq!(segments::ensure_nested(cluster, "layout-none", Fields::default()).unwrap(), nested);
+    let options = IngestOptions { fields: nested.clone(), ..IngestOptions::default() };
+    let documents = [document("a", "", "x"), document("b", "", "y"), document("c", "", "z")];
+    // 3 + 2 in one segment beat 4 and 4 in two, which as one vector would be 8.
+    let vectors =
+        [vec![vector(&[(0, 4.0)]), vector(&[(1, 4.0)])], vec![vector(&[(0, 3.0), (1, 2.0)])], vec![vector(&[])]];
+    let report = ingest_segments(
+        cluster,
+        "layout-none",
+        &documents,
+        &vectors,
+        &vocabulary(),
+        &options,
+        &NoProgress,
+        &Cancel::default(),
+    )
+    .unwrap();
+    assert_eq!((report.indexed, report.documents, report.rejected.len()), (3, 3, 0));
+    let searcher =
+        SparseSearcher::new(cluster.clone(), "layout-none", "embedding", &vocabulary()).unwrap().over(&nested);
+    let hits = &searcher.search(&[query("q", &[(0, 1.0), (1, 1.0)])], 10).unwrap()[0];
+    let found: Vec<(&str, f32)> = hits.iter().map(|h| (h.id.as_str(), h.score)).collect();
+    assert_eq!(found, [("b", 5.0), ("a", 4.0)]);
+    for name in ["layout-one", "layout-none", "layout-text"] {
+        cluster.delete(&format!("/{name}")).unwrap();
+    }
 }

@@ -7,7 +7,7 @@ use nsparse_core::{Cancel, Progress, SparseVector};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 use crate::index::{self, IndexSpec, Kind, State};
-use crate::ingest::{IngestOptions, IngestReport, ingest_encoded, ingest_texts};
+use crate::ingest::{IngestOptions, IngestReport, ingest_encoded, ingest_segments, ingest_texts};
 use crate::search::{Bm25Searcher, SparseSearcher};
 
 /// The index of a corpus for BM25, filled if it is not there yet, with a searcher over it.
@@ -60,6 +60,33 @@ pub fn sparse_searcher(
         ingest_encoded(cluster, &spec.name, documents, vectors, vocabulary, options, progress, cancel)
     })?;
     SparseSearcher::new(cluster.clone(), spec.name, &spec.fields.vector, vocabulary)
+}
+
+/// As [`sparse_searcher`], with one vector a segment of each document: nested objects, of which the best counts.
+///
+/// # Errors
+/// As [`sparse_searcher`].
+#[expect(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
+pub fn segment_searcher(
+    cluster: &Cluster,
+    set: &str,
+    content: &[&str],
+    documents: &[Document],
+    segments: &[Vec<SparseVector>],
+    vocabulary: &[String],
+    options: &IngestOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<SparseSearcher> {
+    cluster.capabilities()?;
+    let content: Vec<&str> = content.iter().copied().chain(["nested"]).collect();
+    let mut spec = IndexSpec::keyed(Kind::Sparse, set, "english", &content);
+    let options = IngestOptions { fields: options.fields.clone().nested(), ..options.clone() };
+    spec.fields = options.fields.clone();
+    fill(cluster, &spec, documents.len(), || {
+        ingest_segments(cluster, &spec.name, documents, segments, vocabulary, &options, progress, cancel)
+    })?;
+    Ok(SparseSearcher::new(cluster.clone(), spec.name, &spec.fields.vector, vocabulary)?.over(&spec.fields))
 }
 
 /// Makes the index and fills it with `ingest` unless it is complete; every document has to be taken.

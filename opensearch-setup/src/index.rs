@@ -17,7 +17,7 @@ const LAYOUT: &str = "1";
 pub enum Kind {
     /// Title and text, searched with BM25.
     Bm25,
-    /// Title, text and a vector as `rank_features`.
+    /// Title, text and a vector as `rank_features`, or one a segment.
     Sparse,
 }
 
@@ -74,7 +74,7 @@ impl IndexSpec {
         properties.insert(self.fields.title.clone(), text());
         properties.insert(self.fields.text.clone(), text());
         if self.kind == Kind::Sparse {
-            properties.insert(self.fields.vector.clone(), json!({ "type": "rank_features" }));
+            properties.insert(self.fields.vector.clone(), self.fields.vector_mapping());
         }
         json!({
             "settings": { "index": { "number_of_shards": self.shards, "number_of_replicas": self.replicas } },
@@ -272,12 +272,7 @@ pub fn refresh(cluster: &Cluster, name: &str) -> Result<()> {
 /// If there is no such index (with what to do), or the cluster does not answer.
 pub fn uuid(cluster: &Cluster, name: &str) -> Result<String> {
     let path = format!("/{name}/_settings/index.uuid?flat_settings=true");
-    let Some(answer) = cluster.find(&path)? else {
-        return Err(Error::usage(
-            format!("There is no index `{name}` on {}", cluster.url()),
-            "make it with `nsparse deploy`, or check the name",
-        ));
-    };
+    let Some(answer) = cluster.find(&path)? else { return Err(missing(cluster, name)) };
     let uuid = answer
         .as_object()
         .and_then(|o| o.values().next())
@@ -287,6 +282,14 @@ pub fn uuid(cluster: &Cluster, name: &str) -> Result<String> {
         path,
         message: format!("no index.uuid in {answer}"),
     })
+}
+
+/// The error of a name under which nothing is.
+pub(crate) fn missing(cluster: &Cluster, name: &str) -> Error {
+    Error::usage(
+        format!("There is no index `{name}` on {}", cluster.url()),
+        "make it with `nsparse deploy`, or check the name",
+    )
 }
 
 /// The mark in an index's answer.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nsparse_core::beir::Document;
 use nsparse_core::journal::{Journal, content_hash};
 use nsparse_core::vector::MAX_WEIGHT;
-use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, SparseVector, Task, Weight};
+use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, SparseVector, Task, TokenId, Weight};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::task::JoinSet;
@@ -137,7 +137,8 @@ pub fn ingest_texts(
     ingest(cluster, index, documents.iter().map(source), options, progress, cancel)
 }
 
-/// Encodes documents here, in blocks of like length, while earlier ones are on their way.
+/// Encodes documents here, in blocks of like length, while earlier ones are on their way. Where the options' fields are
+/// nested, each segment becomes an object of its own.
 ///
 /// # Errors
 /// As [`ingest`]; also if the encoder fails.
@@ -169,7 +170,11 @@ pub fn ingest_vectors(
         cancel.check()?;
         let texts: Vec<String> = block.iter().map(|(d, ..)| template.apply(d)).collect();
         let views: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = encoder.encode(&views)?;
+        let vectors = if options.fields.segments.is_some() {
+            encoder.encode_segments(&views)?
+        } else {
+            encoder.encode(&views)?.into_iter().map(|vector| vec![vector]).collect()
+        };
         if vectors.len() != block.len() {
             return Err(nsparse_core::Error::invalid(format!(
                 "The encoder gave {} vectors for {} texts",
@@ -178,14 +183,14 @@ pub fn ingest_vectors(
             ))
             .into());
         }
-        for ((document, hash, _), vector) in block.iter().zip(&vectors) {
-            bulk.push_vector(document, vector, &names, &options.fields, hash.clone())?;
+        for ((document, hash, _), segments) in block.iter().zip(&vectors) {
+            bulk.push_vectors(document, segments, &names, &options.fields, hash.clone())?;
         }
     }
     bulk.finish()
 }
 
-/// Sends documents whose vectors are there already.
+/// Sends documents whose vectors are there already, one each.
 ///
 /// # Errors
 /// As [`ingest`].
@@ -200,23 +205,47 @@ pub fn ingest_encoded(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<IngestReport> {
-    if documents.len() != vectors.len() {
-        let message = format!("{} vectors for {} documents", vectors.len(), documents.len());
+    let segments: Vec<&[SparseVector]> = vectors.iter().map(std::slice::from_ref).collect();
+    ingest_segments(cluster, index, documents, &segments, vocabulary, options, progress, cancel)
+}
+
+/// Sends documents whose segments' vectors are there already, into nested fields.
+///
+/// # Errors
+/// As [`ingest`].
+#[expect(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
+pub fn ingest_segments<S: AsRef<[SparseVector]>>(
+    cluster: &Cluster,
+    index: &str,
+    documents: &[Document],
+    segments: &[S],
+    vocabulary: &[String],
+    options: &IngestOptions,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<IngestReport> {
+    if documents.len() != segments.len() {
+        let message = format!("{} vectors for {} documents", segments.len(), documents.len());
         return Err(nsparse_core::Error::invalid(message).into());
     }
     let task = progress.start("Indexing", documents.len() as u64);
     let mut bulk = Bulk::open(cluster, index, options, task, cancel)?;
     let names = FeatureNames::new(vocabulary);
-    for (document, vector) in documents.iter().zip(vectors) {
-        // The vector is part of the content here: there is no model to name it by.
+    for (document, vectors) in documents.iter().zip(segments) {
+        // The vectors are part of the content here: there is no model to name them by.
         let mut bytes = format!("{}\0{}\0", document.title, document.text).into_bytes();
-        for (id, weight) in vector.iter() {
-            bytes.extend(id.to_le_bytes());
-            bytes.extend(weight.to_le_bytes());
+        for (segment, vector) in vectors.as_ref().iter().enumerate() {
+            if segment > 0 {
+                bytes.extend(TokenId::MAX.to_le_bytes());
+            }
+            for (id, weight) in vector.iter() {
+                bytes.extend(id.to_le_bytes());
+                bytes.extend(weight.to_le_bytes());
+            }
         }
         let hash = content_hash(&bytes);
         if !bulk.skips(&document.id, &hash) {
-            bulk.push_vector(document, vector, &names, &options.fields, hash)?;
+            bulk.push_vectors(document, vectors.as_ref(), &names, &options.fields, hash)?;
         }
     }
     bulk.finish()
@@ -264,18 +293,9 @@ impl<'a> FeatureNames<'a> {
     }
 }
 
-/// Features as a JSON object, with the shortest digits that give the same `f32` back.
-struct Features<'a>(&'a [(&'a str, Weight)]);
-
-impl Serialize for Features<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().copied())
-    }
-}
-
-fn vector_source(document: &Document, features: &[(&str, Weight)], fields: &Fields) -> Vec<u8> {
+fn vector_source(document: &Document, segments: &[Vec<(&str, Weight)>], fields: &Fields) -> Vec<u8> {
     let string = |text: &str| serde_json::to_string(text).expect("a string is always JSON");
-    let vector = serde_json::to_string(&Features(features)).expect("checked weights are always JSON");
+    let vector = fields.vector_json(segments);
     format!(
         "{{{}:{},{}:{},{}:{vector}}}",
         string(&fields.title),
@@ -349,17 +369,17 @@ impl<'a> Bulk<'a> {
         done
     }
 
-    fn push_vector(
+    fn push_vectors(
         &mut self,
         document: &Document,
-        vector: &SparseVector,
+        vectors: &[SparseVector],
         names: &FeatureNames,
         fields: &Fields,
         hash: String,
     ) -> Result<()> {
-        match names.features(vector) {
-            Ok(features) => {
-                let source = vector_source(document, &features, fields);
+        match vectors.iter().map(|vector| names.features(vector)).collect::<std::result::Result<Vec<_>, _>>() {
+            Ok(segments) => {
+                let source = vector_source(document, &segments, fields);
                 self.push(Item { id: document.id.clone(), source, hash })
             }
             Err(reason) => {

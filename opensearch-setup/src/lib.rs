@@ -12,11 +12,14 @@ pub mod ingest;
 pub mod ml;
 pub mod node;
 pub mod search;
+pub mod segments;
 
 pub use capabilities::{Capabilities, Version};
 pub use client::{Auth, Body, Cluster, ClusterConfig, Method, NDJSON, Response, RetryPolicy, Secret};
-pub use corpus::{bm25_searcher, sparse_searcher};
+pub use corpus::{bm25_searcher, segment_searcher, sparse_searcher};
 pub use error::{ApiError, Error, Result, Unreachable};
 pub use index::{IndexSpec, Kind, OwnIndex, State};
-pub use ingest::{IngestOptions, IngestReport, Rejected, ingest, ingest_encoded, ingest_texts, ingest_vectors};
+pub use ingest::{
+    IngestOptions, IngestReport, Rejected, ingest, ingest_encoded, ingest_segments, ingest_texts, ingest_vectors,
+};
 pub use search::{Bm25Searcher, Found, SparseMode, SparseSearcher, bm25_query, search_sources};

@@ -64,12 +64,12 @@ pub enum SparseMode {
     RankFeature,
 }
 
-/// Sparse vectors over a `rank_features` field.
+/// Sparse vectors over a `rank_features` field, or over one in nested segments, of which the best counts.
 #[derive(Debug, Clone)]
 pub struct SparseSearcher {
     cluster: Cluster,
     index: String,
-    field: String,
+    fields: Fields,
     vocabulary: Vec<String>,
     mode: SparseMode,
 }
@@ -93,7 +93,15 @@ impl SparseSearcher {
         vocabulary: &[String],
         mode: SparseMode,
     ) -> Self {
-        Self { cluster, index: index.into(), field: field.to_owned(), vocabulary: vocabulary.to_vec(), mode }
+        let fields = Fields { vector: field.to_owned(), ..Fields::default() };
+        Self { cluster, index: index.into(), fields, vocabulary: vocabulary.to_vec(), mode }
+    }
+
+    /// The same over an index with these fields: nested where they say so.
+    #[must_use]
+    pub fn over(mut self, fields: &Fields) -> Self {
+        self.fields = fields.clone();
+        self
     }
 
     /// How queries reach the engine.
@@ -110,21 +118,21 @@ impl SparseSearcher {
     }
 
     fn query_with(&self, query: &SearchQuery, names: &FeatureNames) -> Result<Option<Value>> {
+        let field = self.fields.features();
         if let SparseMode::Text { model_id } = &self.mode {
             // The engine refuses a blank text.
-            let clause =
-                json!({ "neural_sparse": { &self.field: { "query_text": query.text, "model_id": model_id } } });
-            return Ok((!query.text.trim().is_empty()).then_some(clause));
+            let clause = json!({ "neural_sparse": { field: { "query_text": query.text, "model_id": model_id } } });
+            return Ok((!query.text.trim().is_empty()).then(|| self.fields.of_documents(clause)));
         }
         let features = check_features(&query.id, &query.vector, names)?;
         if features.is_empty() {
             return Ok(None);
         }
-        Ok(Some(if self.mode == SparseMode::Tokens {
-            tokens_query(&self.field, &features)
+        Ok(Some(self.fields.of_documents(if self.mode == SparseMode::Tokens {
+            tokens_query(&field, &features)
         } else {
-            rank_feature_query(&self.field, &features)
-        }))
+            rank_feature_query(&field, &features)
+        })))
     }
 }
 

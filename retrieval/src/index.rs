@@ -154,9 +154,14 @@ impl InvertedIndex {
         products as f64 / pairs
     }
 
+    /// What [`InvertedIndex::top`] works in.
+    pub(crate) fn scratch(&self) -> Vec<f64> {
+        vec![UNTOUCHED; self.len()]
+    }
+
     /// The best `depth` documents as (document number, score): score descending, then index order, as Lucene
     /// breaks ties. `scores` is scratch of one entry a document, all [`UNTOUCHED`], and is left so.
-    fn top(&self, query: &SparseVector, depth: usize, scores: &mut [f64]) -> Vec<(u32, f32)> {
+    pub(crate) fn top(&self, query: &SparseVector, depth: usize, scores: &mut [f64]) -> Vec<(u32, f32)> {
         let mut touched: Vec<u32> = Vec::new();
         for (token, query_weight) in query.iter() {
             for i in self.postings(token) {
@@ -199,7 +204,7 @@ impl Searcher for InvertedIndex {
         Ok(queries
             .par_iter()
             .map_init(
-                || vec![UNTOUCHED; self.len()],
+                || self.scratch(),
                 |scores, query| {
                     self.top(&query.vector, depth, scores)
                         .into_iter()

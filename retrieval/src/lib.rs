@@ -12,6 +12,7 @@ pub mod lexical;
 pub mod metrics;
 pub mod mine;
 mod porter;
+pub mod segments;
 pub mod significance;
 
 pub use analyzer::Analyzer;
@@ -21,4 +22,5 @@ pub use index::{Arithmetic, IndexStats, InvertedIndex};
 pub use lexical::{LexicalEncoder, LexicalWeight};
 pub use metrics::{EvalOptions, Evaluation, evaluate};
 pub use mine::{MineOptions, MiningReport, mine};
+pub use segments::SegmentIndex;
 pub use significance::{Comparison, Interval, Resampling};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nsparse_opensearch::ml::{DeployOptions, Side, deploy};
 
 use crate::ExitStatus;
-use crate::cli::{DeployArgs, EncodeSide};
+use crate::cli::{DeployArgs, EncodeSide, SegmentLayout};
 use crate::printer::Printer;
 use crate::settings;
 
@@ -16,6 +16,9 @@ pub(crate) fn run(args: &DeployArgs, printer: &Printer) -> anyhow::Result<ExitSt
         options.pipeline.clone_from(pipeline);
     }
     options.fields.vector.clone_from(&args.vector_field);
+    if args.segments == SegmentLayout::Nested {
+        options.fields = options.fields.nested();
+    }
     options.shards = args.shards;
     options.replicas = args.replicas;
     options.side = match args.side {

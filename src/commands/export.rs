@@ -23,6 +23,13 @@ pub(crate) fn run(args: &ExportArgs, printer: &Printer) -> anyhow::Result<ExitSt
     if let Some(onnx) = &manifest.onnx {
         printer.text(format!("  for onnxruntime itself: {} ({} bytes), tokenizer.json", onnx.file, onnx.bytes));
     }
+    if let Some(segments) = manifest.segments.filter(|s| s.max > 1) {
+        printer.note(format!(
+            "nsparse reads a long document in up to {} windows; this graph, as a cluster runs it, reads the first {} \
+             tokens alone. With `nsparse ingest` (deploy: --side query or client) documents are read whole",
+            segments.max, manifest.max_tokens
+        ));
+    }
     printer.text(format!("\nNext: nsparse deploy {} --url URL", args.out.display()));
     printer.json(manifest)?;
     Ok(ExitStatus::Success)

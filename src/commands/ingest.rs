@@ -1,17 +1,18 @@
 //! `nsparse ingest`: encodes documents here, or takes vectors that are there, and indexes them.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::Path;
 
 use nsparse_core::beir::Document;
 use nsparse_core::vector_files::VectorFile;
 use nsparse_core::{DocumentEncoder as _, SparseVector, files, journal};
 use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors};
+use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors, segments};
 use serde_json::json;
 
 use crate::ExitStatus;
-use crate::cli::IngestArgs;
+use crate::cli::{IngestArgs, SegmentLayout};
 use crate::failure::usage;
 use crate::printer::Printer;
 use crate::{document_encoder, settings};
@@ -35,12 +36,30 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
         (Some(file), _) => {
             let (vocabulary, vectors) = stored(file, &documents)?;
             options.job = format!("{index} {}", files::sha256_file(file)?.0);
+            if options.fields.segments.is_some() {
+                return Err(usage(
+                    format!(
+                        "The index `{index}` takes one vector a segment, and `{}` has one a document",
+                        file.display()
+                    ),
+                    "give --model DIR, which encodes each segment; or an index made without --segments nested",
+                ));
+            }
             ingest_encoded(&cluster, &index, &documents, &vectors, &vocabulary, &options, &progress, &cancel)?
         }
         (None, Some(folder)) => {
             let model = document_encoder::open(folder, &args.runtime, &args.device)?;
             // What tells this job from another: the same documents with another model have other vectors.
             options.job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
+            if let Some(segments) = &model.segments {
+                let _ = write!(options.job, " {segments:?}");
+            }
+            if options.fields.segments.is_some() {
+                options.job.push_str(" nested");
+                if model.segments.is_none_or(|s| s.max == 1) {
+                    printer.note("This model reads one window of a document: each document has one segment");
+                }
+            }
             ingest_vectors(&cluster, &index, &documents, &model, &model.template, &options, &progress, &cancel)?
         }
         (None, None) => return Err(usage("No model is named", "give --model DIR, or --vectors FILE")),
@@ -92,11 +111,36 @@ fn target(args: &IngestArgs) -> anyhow::Result<(Cluster, String, Fields)> {
     if let Some(path) = &args.deployment {
         let deployment = Deployment::load(path)?;
         let cluster = settings::cluster_of(&args.cluster, &deployment.cluster_url)?;
+        let is_nested = deployment.fields.segments.is_some();
+        if args.segments.is_some_and(|asked| is_nested != (asked == SegmentLayout::Nested)) {
+            let made = if is_nested { "with nested segments" } else { "for one vector a document" };
+            return Err(usage(
+                format!("`{}` names an index that was made {made}", path.display()),
+                "leave out --segments, or make another index with `nsparse deploy --segments`",
+            ));
+        }
         return Ok((cluster, deployment.index, deployment.fields));
     }
     let Some(index) = &args.index else {
         return Err(usage("No index is named", "give --deployment FILE or --index NAME"));
     };
     let fields = Fields { vector: args.vector_field.clone(), ..Fields::default() };
-    Ok((settings::cluster(&args.cluster)?, index.clone(), fields))
+    let cluster = settings::cluster(&args.cluster)?;
+    let fields = match args.segments {
+        Some(SegmentLayout::Nested) => segments::ensure_nested(&cluster, index, fields)?,
+        asked => {
+            let fields = segments::fields_of(&cluster, index, fields)?;
+            if asked.is_some() && fields.segments.is_some() {
+                return Err(usage(
+                    format!(
+                        "The field `{}` of the index `{index}` is nested: it takes one vector a segment",
+                        fields.vector
+                    ),
+                    "leave out --segments, or name another field with --vector-field",
+                ));
+            }
+            fields
+        }
+    };
+    Ok((cluster, index.clone(), fields))
 }

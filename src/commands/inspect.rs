@@ -28,6 +28,7 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<ExitS
     let queries = Queries::open(&directory, device)?;
     let encoder = SparseEncoder::load(&args.model, device)?;
     let document = encoder.encode(&[args.text.as_str()])?.remove(0);
+    let segments = encoder.segments_of(&args.text)?;
     let query = queries.encode(&[&args.text])?.pop().unwrap_or_default();
     let tokenizer = queries.tokenizer();
     let mut own = tokenizer.pieces(&args.text)?;
@@ -51,6 +52,9 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<ExitS
         "as document: {} active dimensions, {added} of them not in the text (marked +); {pieces} word pieces",
         document_terms.len()
     ));
+    if segments > 1 {
+        printer.text(format!("read in {segments} segments: the vector is the maximum over them"));
+    }
     printer.text(show(&document_terms, args.k));
     printer.text(match &queries {
         Queries::Table(_) => format!("\nas query: {} tokens, idf", query_terms.len()),
@@ -60,6 +64,7 @@ pub(crate) fn run(args: &InspectArgs, printer: &Printer) -> anyhow::Result<ExitS
     printer.json(&serde_json::json!({
         "text": args.text,
         "word_pieces": pieces,
+        "segments": segments,
         "document": { "active_dimensions": document_terms.len(), "expansion": added, "terms": document_terms },
         "query": { "active_dimensions": query_terms.len(), "terms": query_terms },
     }))?;

@@ -5,7 +5,7 @@ use nsparse_core::model_dir::ModelDir;
 use nsparse_core::{SearchQuery, SparseVector};
 use nsparse_encoder::Device;
 use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{Cluster, SparseMode, SparseSearcher, bm25_query, search_sources};
+use nsparse_opensearch::{Cluster, SparseMode, SparseSearcher, bm25_query, search_sources, segments};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -77,13 +77,20 @@ fn in_cluster(args: &SearchArgs) -> anyhow::Result<(Vec<Result>, String)> {
     };
     let (index, fields) = match (&deployment, &args.index) {
         (Some(d), _) => (d.index.clone(), d.fields.clone()),
-        (None, Some(index)) => (index.clone(), Fields::default()),
+        (None, Some(index)) if args.method == Method::Bm25 => (index.clone(), Fields::default()),
+        (None, Some(index)) => (index.clone(), segments::fields_of(&cluster, index, Fields::default())?),
         (None, None) => return Err(usage("No index is named", "give --deployment FILE or --index NAME")),
     };
     let (query, how) = match args.method {
         Method::Bm25 => (bm25_query(&args.query, &fields), "bm25".to_owned()),
         Method::Idf => return Err(usage("`idf` vectors are in no deployment", "use --engine local with --method idf")),
-        Method::Sparse => sparse_query(args, deployment.as_ref(), &cluster, &index, &fields)?,
+        Method::Nested if fields.segments.is_none() => {
+            return Err(usage(
+                format!("The index `{index}` has one vector a document"),
+                "use --method sparse; nested segments are made by `nsparse deploy --segments nested`",
+            ));
+        }
+        Method::Sparse | Method::Nested => sparse_query(args, deployment.as_ref(), &cluster, &index, &fields)?,
     };
     let found = search_sources(&cluster, &index, &query, args.k, &fields)?;
     let text = |source: &Value, field: &str| source.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -113,7 +120,7 @@ fn sparse_query(
     let mut query = SearchQuery { id: "query".to_owned(), text: args.query.clone(), vector: SparseVector::default() };
     let searcher = if let Some(model) = deployment.and_then(|d| d.query_model.as_ref()) {
         let mode = SparseMode::Text { model_id: model.id.clone() };
-        SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode)
+        SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode).over(fields)
     } else {
         let Some(model) = &args.model else {
             return Err(usage(
@@ -123,15 +130,19 @@ fn sparse_query(
         };
         let encoder = Queries::open(&ModelDir::open(model)?, Device::Cpu)?;
         query.vector = encoder.encode(&[&args.query])?.pop().unwrap_or_default();
-        SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?
+        SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?.over(fields)
     };
-    let how = match searcher.mode() {
+    let mut how = match searcher.mode() {
         SparseMode::Text { .. } => "neural_sparse, encoded by the cluster",
         SparseMode::Tokens => "neural_sparse with tokens encoded here",
         SparseMode::RankFeature => "rank_feature clauses encoded here",
-    };
+    }
+    .to_owned();
+    if fields.segments.is_some() {
+        how.push_str(", over the best segment");
+    }
     let clause = searcher
         .query(&query)?
         .ok_or_else(|| usage("The query has no token that can be searched", "use other words"))?;
-    Ok((clause, how.to_owned()))
+    Ok((clause, how))
 }

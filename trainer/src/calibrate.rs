@@ -197,7 +197,7 @@ fn background(logits: &[f32], network: &Network, documents: &Documents, numbers:
     let mut holds = vec![false; vocab];
     let mut each = |take: &mut dyn FnMut(usize, f64)| {
         for (row, &number) in logits.chunks_exact(vocab).zip(numbers) {
-            let window = documents.window(number);
+            let window = documents.tokens(number);
             for &id in window {
                 holds[id as usize] = true;
             }

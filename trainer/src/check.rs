@@ -41,10 +41,13 @@ pub struct CheckReport {
     pub sets: Vec<SetReport>,
     /// Word pieces of a document: mean, median, 95th percentile, most.
     pub lengths: LengthReport,
-    /// Share of documents that `data.max_tokens` cuts.
+    /// Share of documents that are not read to their end: cut at `data.max_tokens`, or beyond `data.segments`.
     pub truncated_documents: f64,
     /// Share of word pieces that are lost by it.
     pub truncated_pieces: f64,
+    /// Segments of a document on average, with `data.segments`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<f64>,
     /// Parameters of the model.
     pub parameters: usize,
     /// Whether the head is new and will be calibrated.
@@ -144,8 +147,8 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     };
     let contrastive = if config.has_contrastive() { steps * config.train.accumulation } else { 0 };
     let documents = &data.documents;
-    let window_tokens = |n: usize| documents.window(n).len();
-    let average_window = (0..documents.len()).map(window_tokens).sum::<usize>() as f64 / documents.len() as f64;
+    let tokens_read = |n: usize| documents.tokens(n).len();
+    let average_window = (0..documents.len()).map(tokens_read).sum::<usize>() as f64 / documents.len() as f64;
     // A forward pass is about a third of a step.
     let tokens_per_second = 3.0 * step_tokens as f64 / f64::max(step_seconds, 1e-9);
     let evaluation_seconds = if step_tokens == 0 {
@@ -153,9 +156,9 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     } else {
         evaluations as f64 * evaluation_documents as f64 * average_window / tokens_per_second
     };
-    let room = config.data.max_tokens - 2;
     let lengths: Vec<usize> = (0..documents.len()).map(|n| documents.length(n)).collect();
-    let lost: usize = lengths.iter().map(|l| l.saturating_sub(room)).sum();
+    let lost: Vec<usize> = (0..documents.len()).map(|n| lengths[n] - documents.pieces_read(n)).collect();
+    let segments: usize = (0..documents.len()).map(|n| documents.segments(n).len()).sum();
     Ok(CheckReport {
         documents: documents.len(),
         queries: data.queries.len(),
@@ -167,8 +170,9 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
         held_out_queries: data.held_out.len(),
         examples: data.examples.len(),
         sets: set_reports(config, &data, contrastive),
-        truncated_documents: lengths.iter().filter(|&&l| l > room).count() as f64 / lengths.len().max(1) as f64,
-        truncated_pieces: lost as f64 / lengths.iter().sum::<usize>().max(1) as f64,
+        truncated_documents: lost.iter().filter(|&&l| l > 0).count() as f64 / lengths.len().max(1) as f64,
+        truncated_pieces: lost.iter().sum::<usize>() as f64 / lengths.iter().sum::<usize>().max(1) as f64,
+        segments: config.data.segments.map(|_| segments as f64 / documents.len().max(1) as f64),
         lengths: length_report(lengths),
         parameters: model.parameters.len(),
         calibration,
@@ -222,12 +226,16 @@ impl std::fmt::Display for CheckReport {
             writeln!(f, "    {from:>5} to {to:<6} {count}")?;
             from = edge.saturating_add(1);
         }
+        let cause = if self.segments.is_some() { "beyond segments" } else { "cut by max_tokens" };
         writeln!(
             f,
-            "  cut by max_tokens  {:.1} % of documents, {:.1} % of word pieces",
+            "  {cause:<18} {:.1} % of documents, {:.1} % of word pieces",
             100.0 * self.truncated_documents,
             100.0 * self.truncated_pieces
         )?;
+        if let Some(segments) = self.segments {
+            writeln!(f, "  segments           {segments:.2} a document")?;
+        }
         writeln!(
             f,
             "queries              {} ({} held out, {} without positive, {} with an empty vector)",

@@ -162,6 +162,9 @@ impl TrainConfig {
         if data.max_tokens < 3 {
             return bad("data.max_tokens", "at least 3");
         }
+        data.validate_segments()?;
+        self.warm_start.validate_long_documents(data)?;
+        self.train.validate_long_documents(data, self.query.side)?;
         data.template.validate().map_err(|e| Error::config(format!("`data.template`: {e}")))?;
         let device: Device = self.run.device.parse().map_err(|e| Error::config(format!("`run.device`: {e}")))?;
         if device == Device::Cpu && self.run.precision == Some(Precision::Bf16) {

@@ -12,12 +12,14 @@ use crate::config::TrainConfig;
 use crate::controller::{Controller, default_response};
 use crate::data::{Documents, TrainingData};
 use crate::draw::Draw;
+use crate::late_cache::LateCache;
 use crate::mixing::Mixer;
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
 use crate::query_side::QuerySide;
 use crate::regularisers::{DocumentFrequencies, LexicalTerm};
 use crate::sections::{Decay, FlopsForm, LearningRate, TrainSection};
+use crate::segments::parts;
 use crate::stage::{Stage, StageMemory, Steering, StepOutcome};
 use crate::warm_start::{LexicalTargets, dropout_of};
 use crate::{Error, Result};
@@ -107,6 +109,7 @@ impl<'a> Contrastive<'a> {
                 queries: &data.queries,
                 targets: LexicalTargets::new(&data.documents, w, zeroed),
                 lexical: LexicalTerm { other_weight: w.other_weight, slope_below_zero: w.slope_below_zero },
+                late: (section.late_cache > 0).then(|| LateCache::new(section.late_cache)),
             },
             mixer: Mixer::new(&data.sets, config.data.mixing, section.batch_queries, config.run.seed),
             steps,
@@ -158,6 +161,11 @@ impl Contrastive<'_> {
         let on_queries = self.query_side.as_ref().map(|side| side.pressure(step)).unwrap_or_default();
         let pressure = Pressure { flops, l1, factors: factors.as_deref(), queries, on_queries };
         let mut slopes = self.objective.evaluate(batch, weights, vocab, pressure, share);
+        if let Some(late) = &mut self.objective.late
+            && slopes.outcome.loss.is_finite()
+        {
+            late.push(batch, weights, vocab);
+        }
         slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| matches(weights, shares));
         slopes
     }
@@ -169,7 +177,7 @@ impl Contrastive<'_> {
         let documents = &self.data.documents;
         let corpus = if step.is_multiple_of(PROBE_EVERY) {
             let drawn = probe_documents(documents.len(), self.seed, step);
-            let lengths: Vec<usize> = drawn.iter().map(|&d| documents.window(d).len()).collect();
+            let lengths: Vec<usize> = drawn.iter().map(|&d| documents.tokens(d).len()).collect();
             let own = encode_all(network, parameters, documents, &drawn[network.team.share(&lengths)])?;
             let weights = network.team.gather_rows(&own, network.vocab)?;
             Some(density(&seen(&weights, network.vocab, shares), shares))
@@ -277,19 +285,16 @@ impl Stage for Contrastive<'_> {
             let place = step * batches + part;
             let batch = self.batch(place);
             let dropout = dropout_of(self.section.dropout, self.seed, place);
-            let lengths: Vec<usize> = batch.documents.iter().map(|&d| documents.window(d).len()).collect();
+            let lengths: Vec<usize> = batch.documents.iter().map(|&d| documents.tokens(d).len()).collect();
             // Of several processes each encodes its share, and all see the whole batch.
             let own = network.team.share(&lengths);
             let numbers = &batch.documents[own.clone()];
-            let micro = match self.section.micro_batch {
-                0 => numbers.len(),
-                n => n.min(numbers.len()),
-            };
+            let parts = parts(documents, numbers, self.section.micro_batch, self.section.segment_budget);
             let side = self.query_side.as_ref();
             let queries = side.map(|side| side.encode(network, parameters, data, &batch, dropout)).transpose()?;
             let vectors = queries.as_ref().map(|q| q.vectors.as_slice());
             let mut slopes;
-            if micro == numbers.len() && micro > 0 {
+            if parts.len() == 1 {
                 let encoded = network.encode(parameters, documents, numbers, dropout, true)?;
                 let weights = network.team.gather_rows(&encoded.weights, vocab)?;
                 slopes = self.slopes(&batch, vectors, &weights, vocab, step, share);
@@ -303,21 +308,22 @@ impl Stage for Contrastive<'_> {
                 }
             } else {
                 let mut weights = Vec::with_capacity(numbers.len() * vocab);
-                for chunk in numbers.chunks(micro.max(1)) {
+                for chunk in &parts {
                     weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
                 }
                 let all = network.team.gather_rows(&weights, vocab)?;
                 slopes = self.slopes(&batch, vectors, &all, vocab, step, share);
                 drop(all);
                 drop(weights);
-                for (i, chunk) in numbers.chunks(micro.max(1)).enumerate() {
+                let mut first = own.start;
+                for chunk in parts {
                     if !slopes.outcome.loss.is_finite() {
                         break;
                     }
                     // The same keys give the same dropout masks as before.
                     let encoded = network.encode(parameters, documents, chunk, dropout, true)?;
-                    let first = own.start + i * micro;
                     let range = first * vocab..(first + chunk.len()) * vocab;
+                    first += chunk.len();
                     let below = slopes.below.as_ref().map(|b| &b[range.clone()]);
                     let rows = slopes.weights[range.clone()].to_vec();
                     network.backward(parameters, encoded, rows, below, gradient)?;
@@ -358,6 +364,7 @@ impl Stage for Contrastive<'_> {
         StageMemory {
             controller: self.controller.as_ref().map(Controller::state),
             frequencies: df.then(|| self.frequencies.clone()),
+            late_cache: self.objective.late.clone(),
         }
     }
 
@@ -366,5 +373,8 @@ impl Stage for Contrastive<'_> {
             controller.restore(state);
         }
         self.frequencies = memory.frequencies.unwrap_or_default();
+        if let (Some(late), Some(held)) = (&mut self.objective.late, memory.late_cache) {
+            *late = held;
+        }
     }
 }

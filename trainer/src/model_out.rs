@@ -33,6 +33,7 @@ pub fn write_model(
         vocabulary.push('\n');
         files::write_bytes(&new.join("vocab.txt"), vocabulary.as_bytes())?;
         let mut facts = ModelFacts::new(config.model.activation, config.data.max_tokens, config.data.template.clone());
+        facts.segments = config.data.segments;
         match side {
             None => data.query_encoder.idf().save(&new.join("idf.json"), tokenizer)?,
             Some(SavedSide::Table(table)) => {

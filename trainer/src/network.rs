@@ -2,11 +2,12 @@
 
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{Cancel, SparseVector, TokenId};
-use nsparse_encoder::{Backend, Device, Dropout, Forward, Parameters, TokenBatch};
+use nsparse_encoder::{Backend, Device, Dropout, Forward, Parameters};
 use rayon::prelude::*;
 
 use crate::data::Documents;
 use crate::parallel::Team;
+use crate::segments::{Merged, WindowBatch};
 use crate::{Error, Result};
 
 /// Most tokens of one inference batch.
@@ -27,18 +28,13 @@ pub struct Network {
 
 /// Document vectors of a batch with what their backward needs.
 pub struct Encoded {
+    /// Of the batch's windows.
     forward: Forward,
-    batch: TokenBatch,
+    batch: WindowBatch,
+    /// Where a document has several windows: their maximum.
+    merged: Option<Merged>,
     /// `[N, V]`: activated weights, zeroed entries at 0.
     pub weights: Vec<f32>,
-}
-
-/// Documents of the store in one batch; dropout masks are keyed by their numbers.
-fn batch_of(documents: &Documents, numbers: &[usize]) -> TokenBatch {
-    let texts: Vec<&[TokenId]> = numbers.iter().map(|&n| documents.window(n)).collect();
-    let mut batch = TokenBatch::new(&texts);
-    batch.document_keys = numbers.iter().map(|&n| n as u64).collect();
-    batch
 }
 
 impl Network {
@@ -78,8 +74,8 @@ impl Network {
         Self { backend, vocab, activation, zeroed, team: Team::alone() }
     }
 
-    /// Encodes documents of the store; dropout masks are keyed by their numbers. With `keep` a backward can
-    /// follow.
+    /// Encodes documents of the store, all windows of each; dropout masks are keyed by document and window. With
+    /// `keep` a backward can follow.
     ///
     /// # Errors
     /// If the device fails.
@@ -91,10 +87,11 @@ impl Network {
         dropout: Option<Dropout>,
         keep: bool,
     ) -> Result<Encoded> {
-        let batch = batch_of(documents, numbers);
-        let forward = self.backend.forward_positive(parameters, &batch, dropout, keep)?;
-        let weights = self.activate(&forward.pooled);
-        Ok(Encoded { forward, batch, weights })
+        let batch = WindowBatch::new(documents, numbers);
+        let forward = self.backend.forward_positive(parameters, &batch.tokens, dropout, keep)?;
+        let merged = (!batch.is_plain()).then(|| batch.merge(&forward.pooled, self.vocab, false));
+        let weights = self.activate(merged.as_ref().map_or(&forward.pooled, |m| &m.pooled));
+        Ok(Encoded { forward, batch, merged, weights })
     }
 
     /// Pooled logits `[N, V]` of documents of the store before any activation, all of them exact, without dropout.
@@ -102,7 +99,9 @@ impl Network {
     /// # Errors
     /// If the device fails.
     pub fn logits(&self, parameters: &Parameters, documents: &Documents, numbers: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.backend.forward(parameters, &batch_of(documents, numbers), None, false)?.pooled)
+        let batch = WindowBatch::new(documents, numbers);
+        let pooled = self.backend.forward(parameters, &batch.tokens, None, false)?.pooled;
+        Ok(if batch.is_plain() { pooled } else { batch.merge(&pooled, self.vocab, true).pooled })
     }
 
     /// Weights of pooled logits `[N, V]`.
@@ -134,20 +133,22 @@ impl Network {
         gradient: &mut [f32],
     ) -> Result<()> {
         let (activation, zeroed) = (self.activation, &self.zeroed);
-        slopes.par_chunks_exact_mut(self.vocab).zip(encoded.forward.pooled.par_chunks_exact(self.vocab)).for_each(
-            |(row, pooled)| {
-                for ((slope, &v), &zeroed) in row.iter_mut().zip(pooled).zip(zeroed) {
-                    *slope = if zeroed || *slope == 0.0 { 0.0 } else { *slope * activation.derivative(v) };
-                }
-            },
-        );
+        let Encoded { forward, batch, merged, .. } = encoded;
+        let pooled = merged.as_ref().map_or(&forward.pooled, |m| &m.pooled);
+        slopes.par_chunks_exact_mut(self.vocab).zip(pooled.par_chunks_exact(self.vocab)).for_each(|(row, pooled)| {
+            for ((slope, &v), &zeroed) in row.iter_mut().zip(pooled).zip(zeroed) {
+                *slope = if zeroed || *slope == 0.0 { 0.0 } else { *slope * activation.derivative(v) };
+            }
+        });
         if let Some(below) = below {
             for (slope, b) in slopes.iter_mut().zip(below) {
                 *slope += b;
             }
         }
-        let Encoded { forward, batch, .. } = encoded;
-        self.backend.backward(parameters, &batch, forward, &slopes, gradient)?;
+        if let Some(merged) = merged {
+            slopes = batch.scatter(&slopes, &merged.windows, self.vocab);
+        }
+        self.backend.backward(parameters, &batch.tokens, forward, &slopes, gradient)?;
         Ok(())
     }
 
@@ -164,13 +165,13 @@ impl Network {
         mut done: impl FnMut(usize),
     ) -> Result<Vec<SparseVector>> {
         let mut order: Vec<usize> = (0..numbers.len()).collect();
-        order.sort_by_key(|&i| std::cmp::Reverse(documents.window(numbers[i]).len()));
+        order.sort_by_key(|&i| std::cmp::Reverse(documents.tokens(numbers[i]).len()));
         let mut out = vec![SparseVector::default(); numbers.len()];
         let mut start = 0;
         while start < order.len() {
             cancel.check()?;
             // The first is the longest of its batch.
-            let longest = documents.window(numbers[order[start]]).len();
+            let longest = documents.tokens(numbers[order[start]]).len();
             let count = (INFERENCE_TOKENS / longest).max(1).min(order.len() - start);
             let places = &order[start..start + count];
             let batch: Vec<usize> = places.iter().map(|&i| numbers[i]).collect();

@@ -5,6 +5,7 @@ use nsparse_core::SparseVector;
 
 use crate::batches::{Batch, BatchQuery};
 use crate::data::TrainingQuery;
+use crate::late_cache::{LateCache, LateLoss};
 use crate::losses::{CandidateSet, Scores, TeacherRow, infonce, kl, margin_mse, mask_by_teacher};
 use crate::query_side::{QueryPressure, penalise};
 use crate::regularisers::{LexicalTerm, Mask, anti_zero, flops_of_groups, l1};
@@ -22,6 +23,8 @@ pub struct Objective<'a> {
     pub targets: LexicalTargets<'a>,
     /// The lexical term's own settings.
     pub lexical: LexicalTerm,
+    /// Documents of earlier batches as further negatives, where they are asked for.
+    pub late: Option<LateCache>,
 }
 
 /// The penalties' weights in one step.
@@ -83,7 +86,15 @@ impl Objective<'_> {
                 let rows = teacher_rows(batch, &fixed, &targets, f.teacher, l.infonce.candidates, 1.0);
                 masked = mask_by_teacher(&mut sets, &rows, f.margin);
             }
-            let loss = infonce(&scores, &sets, l.infonce.temperature);
+            let loss = match &self.late {
+                None => infonce(&scores, &sets, l.infonce.temperature),
+                Some(late) => {
+                    let t = l.infonce.temperature;
+                    let found = late.infonce(batch, &scores, sets, self.queries, weights, vocab, t);
+                    self.add_cached_rows(&found, l.infonce.weight * share, &mut slopes, vocab);
+                    found.loss
+                }
+            };
             report("infonce", loss.value, l.infonce.weight);
             by_score.add_scaled(&loss.gradient, l.infonce.weight);
         }
@@ -151,6 +162,14 @@ impl Objective<'_> {
         outcome.lambda = is_pressed.then_some(if press.flops > 0.0 { press.flops } else { press.l1 });
         outcome.masked = masked;
         Slopes { outcome, weights: slopes, below, queries: at_queries }
+    }
+
+    /// What cached queries do to the batch's documents, times `weight`.
+    fn add_cached_rows(&self, late: &LateLoss, weight: f64, slopes: &mut [f32], vocab: usize) {
+        let queries: Vec<&SparseVector> = late.queries.iter().map(|&q| &self.queries[q].vector).collect();
+        let mut weighted = Scores::zeros(late.cached.queries, late.cached.documents);
+        weighted.add_scaled(&late.cached, weight);
+        weighted.backward_documents(&queries, slopes, vocab);
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::controller::ControllerState;
+use crate::late_cache::LateCache;
 use crate::network::Network;
 use crate::optimizer::AdamW;
 use crate::regularisers::{DocumentFrequencies, active};
@@ -65,6 +66,9 @@ pub struct StageMemory {
     /// How often tokens are active, for DF-FLOPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frequencies: Option<DocumentFrequencies>,
+    /// Documents of earlier steps that are negatives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_cache: Option<LateCache>,
 }
 
 /// One step of the loop: the stage's gradient at a 0-based step, clipping, and the optimizer's step with every rate

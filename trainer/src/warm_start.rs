@@ -11,9 +11,10 @@ use crate::data::Documents;
 use crate::network::Network;
 use crate::regularisers::LexicalTerm;
 use crate::sections::{Decay, LearningRate, WarmStartSection};
+use crate::segments::parts;
 use crate::stage::{Stage, StepOutcome};
 
-/// BM25's tf part of every document, on demand: tokens are counted inside the window, the length is the whole
+/// BM25's tf part of every document, on demand: tokens are counted where the encoder reads, the length is the whole
 /// document's.
 #[derive(Debug, Clone)]
 pub struct LexicalTargets<'a> {
@@ -38,8 +39,7 @@ impl<'a> LexicalTargets<'a> {
 
     /// The target vector of one document; all other tokens have the target 0.
     pub fn of(&self, number: usize) -> SparseVector {
-        let mut ids: Vec<TokenId> =
-            self.documents.window(number).iter().copied().filter(|&id| !self.zeroed[id as usize]).collect();
+        let mut ids: Vec<TokenId> = self.documents.read(number).filter(|&id| !self.zeroed[id as usize]).collect();
         ids.sort_unstable();
         let length = self.documents.length(number);
         let mut out = SparseVector::default();
@@ -98,13 +98,13 @@ impl Stage for WarmStart<'_> {
     ) -> Result<StepOutcome> {
         let count = self.section.batch_documents;
         let numbers: Vec<usize> = self.stream.take(step * count, count).into_iter().map(|(_, n)| n).collect();
-        let micro = if self.section.micro_batch == 0 { count } else { self.section.micro_batch };
         let term =
             LexicalTerm { other_weight: self.section.other_weight, slope_below_zero: self.section.slope_below_zero };
-        let lengths: Vec<usize> = numbers.iter().map(|&n| self.documents.window(n).len()).collect();
+        let lengths: Vec<usize> = numbers.iter().map(|&n| self.documents.tokens(n).len()).collect();
+        let own = &numbers[network.team.share(&lengths)];
         let mut outcome = StepOutcome::default();
         let mut rows = Vec::new();
-        for chunk in numbers[network.team.share(&lengths)].chunks(micro) {
+        for chunk in parts(self.documents, own, self.section.micro_batch, self.section.segment_budget) {
             let dropout = dropout_of(self.section.dropout, self.seed, step);
             let encoded = network.encode(parameters, self.documents, chunk, dropout, true)?;
             let targets: Vec<SparseVector> = chunk.iter().map(|&n| self.targets.of(n)).collect();
@@ -116,7 +116,7 @@ impl Stage for WarmStart<'_> {
             let part = StepOutcome {
                 loss,
                 parts: [("lexical", loss)].into(),
-                tokens: chunk.iter().map(|&n| self.documents.window(n).len()).sum(),
+                tokens: chunk.iter().map(|&n| self.documents.tokens(n).len()).sum(),
                 ..StepOutcome::of_vectors(&encoded.weights, network.vocab)
             };
             outcome.add(&part, share);

@@ -97,6 +97,7 @@ pub fn export_as(model_dir: &Path, out: &Path, name: &str, version: &str, format
         model_format: format,
         activation: side.activation,
         max_tokens: side.max_tokens,
+        segments: side.segments,
         template: side.template.clone(),
         vocabulary: side.model.config.vocab_size,
         zeroed_ids: side.zeroed.clone(),

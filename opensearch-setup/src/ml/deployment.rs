@@ -17,6 +17,7 @@ use super::{group, register};
 use crate::capabilities::Capabilities;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
+use crate::segments::VectorLayout;
 
 /// How to deploy.
 #[derive(Debug, Clone)]
@@ -78,7 +79,14 @@ pub fn deploy(
     let package = PackageFiles::open(package_dir)?;
     let capabilities = cluster.capabilities()?.clone();
     let mut notes = Vec::new();
-    let side = resolve(options.side, &capabilities, &mut notes)?;
+    let side = resolve(options, &capabilities, &mut notes)?;
+    if let (Side::Cluster, Some(segments)) = (side, package.segments.filter(|s| s.max > 1)) {
+        notes.push(format!(
+            "the cluster's encoder reads the first window of a document alone, where nsparse reads up to {}: send long \
+             documents with `nsparse ingest`, or deploy with `--side query`",
+            segments.max
+        ));
+    }
     if options.chunk_bytes == 0 || options.chunk_bytes > super::MAX_CHUNK_BYTES {
         return Err(Error::usage(
             format!("A chunk of {} bytes is not possible", options.chunk_bytes),
@@ -124,7 +132,8 @@ pub fn deploy(
 }
 
 /// Chooses the side, or says why the one asked for is not possible.
-fn resolve(side: Side, capabilities: &Capabilities, notes: &mut Vec<String>) -> Result<Side> {
+fn resolve(options: &DeployOptions, capabilities: &Capabilities, notes: &mut Vec<String>) -> Result<Side> {
+    let (side, is_nested) = (options.side, options.fields.segments.is_some());
     let missing: Vec<&str> = [
         ("opensearch-ml (ML Commons)", capabilities.ml_commons),
         ("opensearch-neural-search", capabilities.neural_search),
@@ -135,6 +144,16 @@ fn resolve(side: Side, capabilities: &Capabilities, notes: &mut Vec<String>) -> 
     .collect();
     match side {
         Side::Client => Ok(Side::Client),
+        Side::Cluster if is_nested => Err(Error::usage(
+            "The cluster's encoder makes one vector a document, not one a segment",
+            "deploy nested segments with `--side query` or `client`: documents are then encoded by `nsparse ingest`",
+        )),
+        Side::Auto if missing.is_empty() && is_nested => {
+            notes.push(
+                "documents are encoded by `nsparse ingest`, since the cluster's encoder makes no segments".to_owned(),
+            );
+            Ok(Side::Query)
+        }
         Side::Auto if missing.is_empty() => Ok(Side::Cluster),
         Side::Auto => {
             notes.push(format!(
@@ -379,13 +398,13 @@ impl Run<'_> {
                     "choose another name with `--index`",
                 ));
             };
-            let kind = there.pointer(&format!("/mappings/properties/{}/type", pointer(&options.fields.vector)));
-            if kind.and_then(Value::as_str) != Some("rank_features") {
+            let fields = &options.fields;
+            let mapping = there.pointer(&format!("/mappings/properties/{}", pointer(&fields.vector)));
+            let wanted = fields.segments.clone().map_or(VectorLayout::One, VectorLayout::Nested);
+            if VectorLayout::of(mapping) != wanted {
+                let kind = if fields.segments.is_some() { "nested field with segments" } else { "rank_features field" };
                 return Err(Error::usage(
-                    format!(
-                        "The index `{name}` is there already, but its field `{}` is no rank_features field",
-                        options.fields.vector
-                    ),
+                    format!("The index `{name}` is there already, but its field `{}` is no {kind}", fields.vector),
                     "choose another name with `--index`, or delete that index",
                 ));
             }

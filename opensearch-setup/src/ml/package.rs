@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use nsparse_core::{DocumentTemplate, Error as CoreError, IdfTable, QueryEncoder, TextTokenizer, files};
+use nsparse_core::{DocumentTemplate, Error as CoreError, IdfTable, QueryEncoder, Segments, TextTokenizer, files};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -106,6 +106,8 @@ impl ModelFile {
 struct Manifest {
     name: String,
     template: DocumentTemplate,
+    #[serde(default)]
+    segments: Option<Segments>,
     document: Part,
     query: Part,
 }
@@ -130,6 +132,8 @@ pub struct PackageFiles {
     pub query: ModelFile,
     /// The template with which documents were put together in training.
     pub template: DocumentTemplate,
+    /// How nsparse reads documents beyond the window; the cluster's encoder cuts them.
+    pub segments: Option<Segments>,
     query_encoder: QueryEncoder,
 }
 
@@ -170,8 +174,8 @@ impl PackageFiles {
         if tokenizer.vocabulary() != query_encoder.tokenizer().vocabulary() {
             return Err(broken(&document.zip, format!("its vocabulary is not that of `{}`", query.zip.display())));
         }
-        let (name, template) = (manifest.name, manifest.template);
-        Ok(Self { folder: folder.to_path_buf(), name, document, query, template, query_encoder })
+        let Manifest { name, template, segments, .. } = manifest;
+        Ok(Self { folder: folder.to_path_buf(), name, document, query, template, segments, query_encoder })
     }
 
     /// The query side, as clients use it where the cluster has no model for it.

@@ -16,13 +16,16 @@ pub struct Fields {
     pub title: String,
     /// The text.
     pub text: String,
-    /// The document's vector, of type `rank_features`.
+    /// The document's vector, of type `rank_features`; or, with `segments`, of type `nested`.
     pub vector: String,
+    /// With one nested object a segment: the `rank_features` field in each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segments: Option<String>,
 }
 
 impl Default for Fields {
     fn default() -> Self {
-        Self { title: "title".to_owned(), text: "text".to_owned(), vector: "embedding".to_owned() }
+        Self { title: "title".to_owned(), text: "text".to_owned(), vector: "embedding".to_owned(), segments: None }
     }
 }
 
@@ -65,7 +68,7 @@ pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_
     })
 }
 
-/// The index: title and text with the english analyzer, the vector as `rank_features`, and, where the cluster
+/// The index: title and text with the english analyzer, the vector as `rank_features` or nested, and, where the cluster
 /// encodes, the pipeline as default.
 pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: Option<&str>) -> Value {
     let mut settings = json!({ "number_of_shards": shards, "number_of_replicas": replicas });
@@ -79,7 +82,7 @@ pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: 
             "properties": {
                 fields.title.as_str(): { "type": "text", "analyzer": "english" },
                 fields.text.as_str(): { "type": "text", "analyzer": "english" },
-                fields.vector.as_str(): { "type": "rank_features" }
+                fields.vector.as_str(): fields.vector_mapping()
             }
         }
     })

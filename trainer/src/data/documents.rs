@@ -8,27 +8,41 @@ use rayon::prelude::*;
 use sha2::Digest as _;
 
 use super::SetCounts;
-use crate::sections::IdSpace;
+use crate::sections::{DataSection, IdSpace};
 use crate::{Error, Result};
 
-/// Tokenised documents, packed: windows as the encoder reads them.
+/// Tokenised documents, packed: windows as the encoder reads them, one a document or, with `data.segments`, several.
 #[derive(Debug, Clone, Default)]
 pub struct Documents {
     ids: Vec<String>,
     tokens: Vec<TokenId>,
+    /// Where each window begins in `tokens`; one more entry than windows.
     offsets: Vec<usize>,
+    /// Each document's first window; one more entry than documents.
+    windows: Vec<usize>,
     lengths: Vec<u32>,
+    /// Word pieces that a document's second and later windows repeat.
+    overlap: usize,
 }
 
 impl Documents {
-    /// Adds a document; `length` is that of the whole text. Its number.
+    /// Adds a document of one window; `length` is that of the whole text. Its number.
     pub(crate) fn push(&mut self, id: String, window: &[TokenId], length: usize) -> usize {
+        self.push_windows(id, &[window], length)
+    }
+
+    /// Adds a document of one or more windows. Its number.
+    pub fn push_windows<W: AsRef<[TokenId]>>(&mut self, id: String, windows: &[W], length: usize) -> usize {
         if self.offsets.is_empty() {
             self.offsets.push(0);
+            self.windows.push(0);
+        }
+        for window in windows {
+            self.tokens.extend_from_slice(window.as_ref());
+            self.offsets.push(self.tokens.len());
         }
         self.ids.push(id);
-        self.tokens.extend_from_slice(window);
-        self.offsets.push(self.tokens.len());
+        self.windows.push(self.offsets.len() - 1);
         self.lengths.push(length as u32);
         self.ids.len() - 1
     }
@@ -48,9 +62,36 @@ impl Documents {
         &self.ids[number]
     }
 
-    /// `[CLS] pieces [SEP]`, cut at the recipe's `max_tokens`.
+    /// `[CLS] pieces [SEP]`, cut at the recipe's `max_tokens`: the document's first window.
     pub fn window(&self, number: usize) -> &[TokenId] {
-        &self.tokens[self.offsets[number]..self.offsets[number + 1]]
+        let first = self.windows[number];
+        &self.tokens[self.offsets[first]..self.offsets[first + 1]]
+    }
+
+    /// All windows of a document, in the text's order.
+    pub fn segments(&self, number: usize) -> impl ExactSizeIterator<Item = &[TokenId]> {
+        let places = self.windows[number]..self.windows[number + 1];
+        places.map(|place| &self.tokens[self.offsets[place]..self.offsets[place + 1]])
+    }
+
+    /// The windows of a document one after the other: all tokens that the encoder reads of it.
+    pub fn tokens(&self, number: usize) -> &[TokenId] {
+        &self.tokens[self.offsets[self.windows[number]]..self.offsets[self.windows[number + 1]]]
+    }
+
+    /// What the encoder reads of a document, each word piece as often as it stands in the text: what a window repeats
+    /// of the one before it is left out. Special tokens are among them.
+    pub fn read(&self, number: usize) -> impl Iterator<Item = TokenId> + '_ {
+        self.segments(number).enumerate().flat_map(|(i, window)| {
+            let repeated = if i == 0 { 0 } else { 1 + self.overlap };
+            window[repeated..].iter().copied()
+        })
+    }
+
+    /// How many word pieces of a document the encoder reads.
+    pub fn pieces_read(&self, number: usize) -> usize {
+        let segments = self.segments(number).len();
+        self.tokens(number).len() - 2 * segments - (segments - 1) * self.overlap
     }
 
     /// Word pieces of the whole text, untruncated, without special tokens.
@@ -65,10 +106,12 @@ impl Documents {
 
     /// Everything that is read of them, for a fingerprint.
     pub(super) fn numbers(&self) -> [Box<dyn Iterator<Item = u64> + '_>; 3] {
+        // Where each document is one window, its windows say nothing new.
+        let segments = if self.windows.len() == self.offsets.len() { &[][..] } else { &self.windows };
         [
             Box::new(self.tokens.iter().map(|&t| u64::from(t))),
             Box::new(self.offsets.iter().map(|&o| o as u64)),
-            Box::new(self.lengths.iter().map(|&l| u64::from(l))),
+            Box::new(self.lengths.iter().map(|&l| u64::from(l)).chain(segments.iter().map(|&w| w as u64))),
         ]
     }
 }
@@ -192,24 +235,25 @@ impl Texts {
     pub(super) fn tokenise(
         self,
         tokenizer: &TextTokenizer,
-        max_tokens: usize,
+        section: &DataSection,
         cancel: &Cancel,
         progress: &dyn Progress,
     ) -> Result<Documents> {
         let Self { ids, all: mut texts, by_id, by_text, .. } = self;
         drop((by_id, by_text));
         let task = progress.start("Tokenizing", texts.len() as u64);
-        let mut documents = Documents::default();
+        let segments = section.segments.as_ref();
+        let mut documents = Documents { overlap: segments.map_or(0, |s| s.overlap), ..Documents::default() };
         let mut ids = ids.into_iter();
         for chunk in texts.chunks_mut(1024) {
             cancel.check()?;
             let windows = chunk
                 .par_iter_mut()
-                .map(|text| tokenizer.window(&std::mem::take(text), max_tokens))
+                .map(|text| tokenizer.windows(&std::mem::take(text), section.max_tokens, segments))
                 .collect::<nsparse_core::Result<Vec<_>>>()?;
             let count = windows.len() as u64;
-            for (id, (window, length)) in ids.by_ref().zip(windows) {
-                documents.push(id, &window, length);
+            for (id, (windows, length)) in ids.by_ref().zip(windows) {
+                documents.push_windows(id, &windows, length);
             }
             task.advance(count);
         }

@@ -169,7 +169,7 @@ impl TrainingData {
             return Err(Error::config("`data`: neither the corpus nor the rows hold a document"));
         }
         let (query_encoder, idf_metadata) = query_side(config, tokenizer, &texts, cancel, progress)?;
-        let documents = texts.tokenise(tokenizer, config.data.max_tokens, cancel, progress)?;
+        let documents = texts.tokenise(tokenizer, &config.data, cancel, progress)?;
         let queries = collected.encode(&query_encoder)?;
         let mut data = Self {
             query_encoder,

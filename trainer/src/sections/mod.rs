@@ -1,5 +1,6 @@
 //! The sections of a recipe, with their defaults. A key that is not listed here is an error.
 
+mod long_documents;
 mod losses;
 mod model;
 mod penalties;

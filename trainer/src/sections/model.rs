@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use nsparse_core::model_dir::Activation;
-use nsparse_core::{DocumentTemplate, IdfFormula};
+use nsparse_core::{DocumentTemplate, IdfFormula, Segments};
 use nsparse_encoder::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -91,8 +91,11 @@ pub struct DataSection {
     pub sets: Vec<SetSection>,
     /// How sets share the batches: `weighted` or `round_robin`.
     pub mixing: Mixing,
-    /// Most tokens of a document that are read, special tokens included; at least 3.
+    /// Most tokens of a window, special tokens included; at least 3. A longer document is cut there, or read in
+    /// several windows with `segments`.
     pub max_tokens: usize,
+    /// How a document longer than the window is read: `{max: 4, overlap: 0, min_last: 50}`.
+    pub segments: Option<Segments>,
     /// How a document's fields become the text that is encoded.
     pub template: DocumentTemplate,
     /// Where query weights come from.
@@ -108,6 +111,7 @@ impl Default for DataSection {
             sets: Vec::new(),
             mixing: Mixing::Weighted,
             max_tokens: 256,
+            segments: None,
             template: DocumentTemplate::default(),
             idf: IdfSection::default(),
         }

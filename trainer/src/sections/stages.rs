@@ -68,6 +68,8 @@ pub struct WarmStartSection {
     pub batch_documents: usize,
     /// Documents in memory at once; 0: all of the step's.
     pub micro_batch: usize,
+    /// Segments of documents in memory at once, in place of `micro_batch` (`data.segments`); 0: not bounded.
+    pub segment_budget: usize,
     /// Peak learning rates.
     pub learning_rate: LearningRate,
     /// Steps over which the rate rises from 0.
@@ -93,6 +95,7 @@ impl Default for WarmStartSection {
             steps: 80,
             batch_documents: 16,
             micro_batch: 0,
+            segment_budget: 0,
             learning_rate: LearningRate { encoder: 1e-4, head: 1e-3 },
             warmup_steps: 8,
             decay: Decay::Linear,
@@ -126,6 +129,11 @@ pub struct TrainSection {
     /// Documents in memory at once; 0: all of the batch's. With fewer the batch is encoded twice (gradient
     /// cache): the result is the same, memory is bounded.
     pub micro_batch: usize,
+    /// Segments of documents in memory at once, in place of `micro_batch`: for `data.segments`, where documents differ
+    /// in cost; 0: not bounded. At least `data.segments.max`.
+    pub segment_budget: usize,
+    /// Documents of earlier steps whose vectors are kept as further negatives of `InfoNCE` (`SeDR`'s late cache); 0: none.
+    pub late_cache: usize,
     /// Peak learning rates.
     pub learning_rate: LearningRate,
     /// Steps over which the rate rises from 0.
@@ -149,6 +157,8 @@ impl Default for TrainSection {
             short_rows: ShortRows::Take,
             accumulation: 1,
             micro_batch: 0,
+            segment_budget: 0,
+            late_cache: 0,
             learning_rate: LearningRate { encoder: 2e-5, head: 2e-5 },
             warmup_steps: 10,
             decay: Decay::Linear,

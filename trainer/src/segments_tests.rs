@@ -208,7 +208,7 @@ fn the_gradient_is_the_slope_of_the_loss() {
             }
             loss(&parameters)
         };
-        let difference = (moved(1e-3) - moved(-1e-3)) / 2e-3;
+        let difference = (moved(1e-4) - moved(-1e-4)) / 2e-4;
         assert!((difference - slope).abs() < 0.03 * slope.abs().max(1.0), "{difference} and {slope}");
     }
 }

@@ -133,6 +133,7 @@ pub(crate) fn run(args: &TuneIdfArgs, printer: &Printer) -> anyhow::Result<ExitS
             key.truncate(12);
             Vectors {
                 documents: stored,
+                segments: None,
                 queries: Queries::Table(Box::new(encoder.clone())),
                 template: facts.template,
                 key,

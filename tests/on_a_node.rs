@@ -282,6 +282,43 @@ fn ranked_in_the_engine_as_here() {
     assert_eq!(nsparse.json("eval --data ranked --clean")["removed"], json!([]));
 }
 
+/// Every step searches in the engine; what it finds teaches the same as what is found here, and the index stays.
+#[test]
+fn a_table_is_tuned_in_the_engine() {
+    let nsparse = with_sample("tuned");
+    own_index("tuned-own");
+    nsparse.ok("encode --data tuned --model model --out vectors.nsv --format binary");
+    nsparse.ok("ingest --index tuned-own --vectors vectors.nsv --data tuned --journal journal");
+    assert_eq!(documents("tuned-own"), 256);
+    let stats = || shared().cluster.get("/tuned-own/_stats/indexing,docs").unwrap()["_all"]["primaries"].clone();
+    let before = stats();
+    // With all documents as depth there is no tie at the cut.
+    let tune = |engine: &str, out: &str| {
+        nsparse.json(&format!(
+            "tune-idf --model model --data tuned --vectors vectors.nsv --engine {engine} --out {out} --epochs 2 \
+             --batch 16 --depth 256 --held-out 0.4 --learning-rate 0.05 --patience 0"
+        ))["report"]
+            .clone()
+    };
+    let (there, here) = (tune("opensearch --index tuned-own", "there"), tune("local", "here"));
+    for (a, b) in there["epochs"].as_array().unwrap().iter().zip(here["epochs"].as_array().unwrap()) {
+        for key in ["loss", "value", "not_retrieved"] {
+            let (a, b) = (a[key].as_f64().unwrap_or(-1.0), b[key].as_f64().unwrap_or(-1.0));
+            // Documents of equal scores stand in another order.
+            assert!((a - b).abs() <= 0.01, "{key}: {a} in the engine, {b} here");
+        }
+    }
+    let losses = |report: &Value| report["epochs"][2]["loss"].as_f64().unwrap();
+    assert!((losses(&there) - losses(&here)).abs() < 1e-4 * losses(&here), "{there} and {here}");
+    assert_eq!(stats(), before, "nothing was written to the index");
+    // A token that a table leaves out: a query tokenizer in the cluster sends this weight, and the engine takes it.
+    let silent =
+        json!({ "rank_feature": { "field": "embedding.index", "boost": nsparse_core::idf::SILENT, "linear": {} } });
+    let found = shared().cluster.post("/tuned-own/_search", json!({ "query": silent, "size": 1 })).unwrap();
+    assert!(found["hits"]["total"]["value"].as_u64().unwrap() > 0, "{found}");
+    assert!(nsparse.read("there/model.safetensors") == nsparse.read("model/model.safetensors"));
+}
+
 #[test]
 fn mined_in_the_engine() {
     let nsparse = with_sample("mined");

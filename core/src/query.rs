@@ -37,7 +37,8 @@ impl QueryEncoder {
     }
 
     /// Distinct tokens with their idf: no special tokens, no `[unusedN]`, no token with a dot, how often a
-    /// token stands in the text does not matter. At most [`MAX_QUERY_PIECES`] pieces are read.
+    /// token stands in the text does not matter; tokens with [`SILENT`] are left out. At most [`MAX_QUERY_PIECES`]
+    /// pieces are read.
     ///
     /// # Errors
     /// If the tokenizer refuses the text, or there are more than [`MAX_QUERY_TOKENS`] distinct tokens.

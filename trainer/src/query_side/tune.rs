@@ -60,14 +60,14 @@ pub struct TuneOptions {
 impl Default for TuneOptions {
     fn default() -> Self {
         Self {
-            epochs: 10,
+            epochs: 30,
             batch: 32,
             learning_rate: 0.02,
             depth: 200,
             temperature: 1.0,
             pull: 0.0,
             held_out: 0.3,
-            patience: 3,
+            patience: 5,
             metric: "ndcg@10".to_owned(),
             seed: 42,
         }

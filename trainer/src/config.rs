@@ -293,6 +293,7 @@ impl TrainConfig {
             ("off_target", g.off_target),
             ("spike", g.spike),
             ("gradient", g.gradient),
+            ("diverged", g.diverged),
         ] {
             if !(value > 0.0 && value.is_finite()) {
                 return bad(key, "a number above 0");

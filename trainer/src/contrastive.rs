@@ -3,19 +3,18 @@
 
 use nsparse_core::SparseVector;
 use nsparse_encoder::Parameters;
-use rand::SeedableRng;
-use rand::seq::index;
-use rand_chacha::ChaCha8Rng;
 
 use crate::batches::Batch;
 use crate::config::TrainConfig;
 use crate::controller::{Controller, default_response};
-use crate::data::{Documents, TrainingData};
+use crate::data::TrainingData;
 use crate::draw::Draw;
 use crate::late_cache::LateCache;
+use crate::lift::{is_wanted, is_weak, lift};
 use crate::mixing::Mixer;
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
+use crate::probe;
 use crate::query_side::QuerySide;
 use crate::regularisers::{DocumentFrequencies, LexicalTerm};
 use crate::sections::{Decay, FlopsForm, LearningRate, TrainSection};
@@ -24,12 +23,8 @@ use crate::stage::{Stage, StageMemory, Steering, StepOutcome};
 use crate::warm_start::{LexicalTargets, dropout_of};
 use crate::{Error, Result};
 
-/// A target is checked on documents of the whole corpus every so many steps.
+/// A target is checked on some documents every so many steps.
 const PROBE_EVERY: usize = 10;
-/// On so many of them.
-const PROBE_DOCUMENTS: usize = 32;
-/// So many encoded at once.
-const PROBE_BATCH: usize = 8;
 
 /// The stage over a run's examples.
 pub struct Contrastive<'a> {
@@ -45,6 +40,10 @@ pub struct Contrastive<'a> {
     query_shares: Option<Vec<f32>>,
     /// What is learned on the query side.
     query_side: Option<QuerySide>,
+    /// Documents that a probe draws from.
+    probed: Vec<usize>,
+    /// What the decoder's bias is raised by after the step.
+    rise: Option<f32>,
 }
 
 impl<'a> Contrastive<'a> {
@@ -99,9 +98,11 @@ impl<'a> Contrastive<'a> {
         });
         Ok(Self {
             query_side: QuerySide::new(config, data)?,
+            probed: if controller.is_some() { probe::pool(data) } else { Vec::new() },
+            rise: None,
             controller,
             frequencies: DocumentFrequencies::default(),
-            query_shares: target.and_then(|t| t.flops).map(|_| query_shares(data, zeroed.len())),
+            query_shares: target.and_then(|t| t.flops).map(|_| probe::query_shares(data, zeroed.len())),
             section,
             data,
             objective: Objective {
@@ -166,7 +167,7 @@ impl Contrastive<'_> {
         {
             late.push(batch, weights, vocab);
         }
-        slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| matches(weights, shares));
+        slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| probe::matches(weights, shares));
         slopes
     }
 
@@ -175,77 +176,35 @@ impl Contrastive<'_> {
         let Some(controller) = &mut self.controller else { return Ok(()) };
         let shares = self.query_shares.as_deref();
         let documents = &self.data.documents;
-        let corpus = if step.is_multiple_of(PROBE_EVERY) {
-            let drawn = probe_documents(documents.len(), self.seed, step);
+        let (mut corpus, mut raised) = (None, None);
+        let over_target = controller.measured().map(|m| m / controller.target());
+        if step.is_multiple_of(PROBE_EVERY) {
+            let drawn = probe::draw(&self.probed, self.seed, step);
             let lengths: Vec<usize> = drawn.iter().map(|&d| documents.tokens(d).len()).collect();
-            let own = encode_all(network, parameters, documents, &drawn[network.team.share(&lengths)])?;
-            let weights = network.team.gather_rows(&own, network.vocab)?;
-            Some(density(&seen(&weights, network.vocab, shares), shares))
-        } else {
-            None
-        };
-        let measured = density(out, shares);
-        controller.observe(measured, corpus);
+            let own = &drawn[network.team.share(&lengths)];
+            let weights = if let Some(over_target) = over_target.filter(|&o| is_wanted(o, out.slopes)) {
+                let mut own_logits = Vec::with_capacity(own.len() * network.vocab);
+                for chunk in own.chunks(probe::BATCH) {
+                    own_logits.extend(network.logits(parameters, documents, chunk)?);
+                }
+                let logits = network.team.gather_rows(&own_logits, network.vocab)?;
+                raised = lift(&logits, &network.zeroed, shares, over_target);
+                network.activate(&logits)
+            } else {
+                let own = probe::encode(network, parameters, documents, own)?;
+                network.team.gather_rows(&own, network.vocab)?.into_owned()
+            };
+            corpus = Some(probe::density(&probe::seen(&weights, network.vocab, shares), shares));
+        }
+        controller.observe(probe::density(out, shares), corpus, is_weak(out.slopes));
         let measured = controller.measured().unwrap_or_default();
-        out.steering = Some(Steering { target: controller.target(), measured, corpus });
+        if let Some(lift) = raised {
+            controller.expect(lift.gain);
+        }
+        self.rise = raised.map(|l| l.rise);
+        out.steering = Some(Steering { target: controller.target(), measured, corpus, rise: self.rise });
         Ok(())
     }
-}
-
-/// Documents of the corpus that a step's probe encodes.
-fn probe_documents(of: usize, seed: u64, step: usize) -> Vec<usize> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x7072_6f62_6500_0000 ^ step as u64);
-    index::sample(&mut rng, of, PROBE_DOCUMENTS.min(of)).into_vec()
-}
-
-/// Their vectors `[N, V]`, without dropout.
-fn encode_all(
-    network: &Network,
-    parameters: &Parameters,
-    documents: &Documents,
-    numbers: &[usize],
-) -> Result<Vec<f32>> {
-    let mut weights = Vec::with_capacity(numbers.len() * network.vocab);
-    for chunk in numbers.chunks(PROBE_BATCH) {
-        weights.extend(network.encode(parameters, documents, chunk, None, false)?.weights);
-    }
-    Ok(weights)
-}
-
-/// What vectors show, in the target's unit too.
-fn seen(weights: &[f32], vocab: usize, shares: Option<&[f32]>) -> StepOutcome {
-    let mut seen = StepOutcome::of_vectors(weights, vocab);
-    seen.matches = shares.map_or(0.0, |shares| matches(weights, shares));
-    seen
-}
-
-/// A density in the target's unit: expected matches where there are shares of the queries, else active dimensions.
-fn density(outcome: &StepOutcome, shares: Option<&[f32]>) -> f64 {
-    let sum = if shares.is_some() { outcome.matches } else { outcome.active as f64 };
-    sum / outcome.documents.max(1) as f64
-}
-
-/// Share of the training queries that hold each token, `[V]`.
-pub(crate) fn query_shares(data: &TrainingData, vocab: usize) -> Vec<f32> {
-    let mut shares = vec![0.0f32; vocab];
-    for query in &data.queries {
-        for &id in &query.vector.ids {
-            shares[id as usize] += 1.0;
-        }
-    }
-    let n = data.queries.len().max(1) as f32;
-    for s in &mut shares {
-        *s /= n;
-    }
-    shares
-}
-
-/// Sum over documents of the tokens that a query is expected to share with each.
-pub(crate) fn matches(weights: &[f32], query_shares: &[f32]) -> f64 {
-    let of_row = |row: &[f32]| -> f64 {
-        row.iter().zip(query_shares).filter(|(w, _)| **w > 0.0).map(|(_, &share)| f64::from(share)).sum()
-    };
-    weights.chunks_exact(query_shares.len()).map(of_row).sum()
 }
 
 impl Stage for Contrastive<'_> {
@@ -352,11 +311,18 @@ impl Stage for Contrastive<'_> {
         let measured = if let Some(measured) = controller.measured() {
             measured
         } else {
-            let drawn = probe_documents(documents.len(), self.seed, 0);
-            let weights = encode_all(network, parameters, documents, &drawn)?;
-            density(&seen(&weights, network.vocab, shares), shares)
+            let drawn = probe::draw(&self.probed, self.seed, 0);
+            let weights = probe::encode(network, parameters, documents, &drawn)?;
+            probe::density(&probe::seen(&weights, network.vocab, shares), shares)
         };
         Ok(Some(measured / controller.target()))
+    }
+
+    fn after_step(&mut self, parameters: &mut Parameters) -> Result<()> {
+        if let Some(rise) = self.rise.take() {
+            parameters.get_mut("cls.predictions.bias")?.iter_mut().for_each(|b| *b += rise);
+        }
+        Ok(())
     }
 
     fn memory(&self) -> StageMemory {

@@ -20,8 +20,9 @@ const PROPORTIONAL: f64 = 1.5;
 const INTEGRAL: f64 = 0.8;
 /// The measurement is never taken as less than this share of the target: an empty batch has a logarithm too.
 const FLOOR: f64 = 0.01;
-/// Share of a new ratio of corpus to batch in the smoothed one.
-const RATIO_SHARE: f64 = 0.25;
+/// Share of a new ratio of corpus to batch in the smoothed one, once there were ten; before, all count alike. A probe of
+/// a few documents is some tenths off, so that many have to be taken together.
+const RATIO_SHARE: f64 = 0.1;
 
 /// What is remembered from step to step. Single floats, so that a checkpoint in JSON holds them exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct ControllerState {
     pub batch: Option<f32>,
     /// Smoothed `ln` of the corpus's density over the batch's; `None` before the first probe.
     pub ratio: Option<f32>,
+    /// Probes so far.
+    #[serde(default)]
+    pub probes: u32,
 }
 
 /// The control loop of one penalty.
@@ -50,7 +54,7 @@ impl Controller {
     /// steps (at least 1): a tenfold error of the weight takes so many steps to be walked up.
     pub fn new(target: f64, start: f64, response: usize) -> Self {
         let log_weight = start.ln() as f32;
-        let state = ControllerState { log_weight, integral: log_weight, batch: None, ratio: None };
+        let state = ControllerState { log_weight, integral: log_weight, batch: None, ratio: None, probes: 0 };
         Self { target, response: response.max(1) as f64, state }
     }
 
@@ -70,13 +74,16 @@ impl Controller {
     }
 
     /// Takes the density of a step's documents and of documents drawn from the corpus, where they were encoded, and
-    /// moves the weight.
-    pub fn observe(&mut self, batch: f64, corpus: Option<f64>) {
+    /// moves the weight. `is_weak`: the weight is so small that a smaller one would change nothing; then it is not
+    /// lowered further, so that it is soon back when it is needed.
+    pub fn observe(&mut self, batch: f64, corpus: Option<f64>, is_weak: bool) {
         let log = |density: f64| density.max(FLOOR * self.target).ln();
         let (measured, s) = (log(batch), &mut self.state);
         if let Some(corpus) = corpus {
             let ratio = log(corpus) - measured;
-            s.ratio = Some(s.ratio.map_or(ratio, |old| f64::from(old) + RATIO_SHARE * (ratio - f64::from(old))) as f32);
+            s.probes = s.probes.saturating_add(1);
+            let share = (1.0 / f64::from(s.probes)).max(RATIO_SHARE);
+            s.ratio = Some(s.ratio.map_or(ratio, |old| f64::from(old) + share * (ratio - f64::from(old))) as f32);
         }
         let share = (2.0 / (0.5 * self.response + 1.0)).min(1.0);
         s.batch = Some(s.batch.map_or(measured, |old| f64::from(old) + share * (measured - f64::from(old))) as f32);
@@ -86,9 +93,16 @@ impl Controller {
         let now = f64::from(s.log_weight);
         let integral = f64::from(s.integral) + INTEGRAL * PROPORTIONAL * error / self.response;
         let wanted = integral + PROPORTIONAL * error;
+        let down = if is_weak { 0.0 } else { down };
         let next = wanted.clamp(now - down, now + up).clamp(LOG_RANGE.0, LOG_RANGE.1);
         s.integral = if (next - wanted).abs() > 1e-12 { next - PROPORTIONAL * error } else { integral } as f32;
         s.log_weight = next as f32;
+    }
+
+    /// The density is about to change by other means than the weight: by this logarithm, which need not be observed
+    /// before it counts.
+    pub fn expect(&mut self, gain: f64) {
+        self.state.batch = self.state.batch.map(|batch| (f64::from(batch) + gain) as f32);
     }
 
     /// What a checkpoint stores.
@@ -135,7 +149,7 @@ mod tests {
                 let density = plant.step(controller.weight());
                 // The batch reads a fifth too much, and wobbles by a tenth; a probe reads what is there.
                 let wobble = 1.0 + 0.1 * (t as f64 * 1.7).sin();
-                controller.observe(1.2 * density * wobble, t.is_multiple_of(10).then_some(density));
+                controller.observe(1.2 * density * wobble, t.is_multiple_of(10).then_some(density), false);
                 density
             })
             .collect()
@@ -165,15 +179,33 @@ mod tests {
         // Nothing that the weight does makes the density large enough, for long.
         let mut controller = Controller::new(100.0, 1e-3, 10);
         for _ in 0..2000 {
-            controller.observe(1.0, None);
+            controller.observe(1.0, None, false);
         }
         assert!(controller.weight() < 1.1e-9);
         // Then the density is too high: the weight goes up with the first steps, tenfold in ten.
         for _ in 0..30 {
-            controller.observe(1000.0, None);
+            controller.observe(1000.0, None, false);
         }
         assert!(controller.weight() > 1e-8, "{}", controller.weight());
         assert!(controller.measured().unwrap() > 500.0);
+    }
+
+    #[test]
+    fn a_weight_that_does_nothing_is_not_lowered_further() {
+        let mut controller = Controller::new(100.0, 1e-3, 10);
+        for _ in 0..50 {
+            controller.observe(20.0, None, true);
+        }
+        assert!((controller.weight() / 1e-3 - 1.0).abs() < 1e-6, "{}", controller.weight());
+        // What is done about it otherwise counts at once.
+        let before = controller.measured().unwrap();
+        controller.expect(0.5);
+        assert!((controller.measured().unwrap() / before - 0.5f64.exp()).abs() < 1e-4);
+        // It is raised all the same.
+        for _ in 0..50 {
+            controller.observe(1000.0, None, true);
+        }
+        assert!(controller.weight() > 1.0, "{}", controller.weight());
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! How dense a finished run's model is, on documents that its batches did not hold.
 
-use std::collections::BTreeSet;
-
 use nsparse_core::{Cancel, Progress};
 use nsparse_encoder::Parameters;
 use rand::SeedableRng;
@@ -10,13 +8,15 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::contrastive::query_shares;
 use crate::data::TrainingData;
 use crate::network::Network;
+use crate::probe::query_shares;
 use crate::sections::TargetSection;
 
 /// So many documents are encoded.
 const DOCUMENTS: usize = 500;
+/// Where fewer than so many stand outside of all examples, others are taken too.
+const ENOUGH: usize = 100;
 
 /// What a density is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +33,8 @@ pub enum Measure {
 pub struct DensityReport {
     /// Documents that were encoded: up to 500, drawn by the seed.
     pub documents: usize,
-    /// Those of them that no example of the training holds, as positive or as negative. Documents that one holds are
-    /// drawn only where there are no others left.
+    /// Those of them that no example of the training holds, as positive or as negative: all, unless there are fewer
+    /// than 100 of those.
     pub held_out: usize,
     /// What `mean` and `target` count.
     pub measure: Measure,
@@ -59,16 +59,16 @@ pub fn measure(
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<DensityReport> {
-    let trained: BTreeSet<usize> =
-        data.examples.iter().flat_map(|e| e.positive.iter().chain(&e.others).copied()).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x6465_6e73_6974_7900);
-    let (mut drawn, mut rest): (Vec<usize>, Vec<usize>) =
-        (0..data.documents.len()).partition(|number| !trained.contains(number));
+    let mut drawn = data.outside_of_examples();
+    let mut rest: Vec<usize> = (0..data.documents.len()).filter(|n| drawn.binary_search(n).is_err()).collect();
     drawn.shuffle(&mut rng);
     rest.shuffle(&mut rng);
     drawn.truncate(DOCUMENTS);
     let held_out = drawn.len();
-    drawn.extend(rest.into_iter().take(DOCUMENTS - held_out));
+    if held_out < ENOUGH {
+        drawn.extend(rest.into_iter().take(DOCUMENTS - held_out));
+    }
 
     let task = progress.start("Measuring the density", drawn.len() as u64);
     let vectors = network.vectors(parameters, &data.documents, &drawn, cancel, |done| task.advance(done as u64))?;

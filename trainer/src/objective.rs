@@ -67,6 +67,7 @@ impl Objective<'_> {
         let mut below = None;
         let mut outcome = StepOutcome::of_vectors(weights, vocab);
         let mut masked = 0;
+        let mut penalty = 0.0;
         let mut report = |name, value: f64, weight: f64| {
             outcome.parts.insert(name, value);
             outcome.loss += weight * value;
@@ -132,10 +133,12 @@ impl Objective<'_> {
             let mask = Mask { spare_below: l.flops.spare_below, factors: press.factors };
             let value = flops_of_groups(weights, vocab, &groups, mask, press.flops * share, &mut pressed);
             report("flops", value, press.flops);
+            penalty += press.flops * value;
         }
         if press.l1 > 0.0 {
             let value = l1(weights, vocab, press.l1 * share, &mut pressed);
             report("l1", value, press.l1);
+            penalty += press.l1 * value;
         }
         let strength = norm(&pressed);
         if l.anti_zero.weight > 0.0 {
@@ -161,6 +164,7 @@ impl Objective<'_> {
         outcome.slopes = is_pressed.then(|| (strength / share, others / share));
         outcome.lambda = is_pressed.then_some(if press.flops > 0.0 { press.flops } else { press.l1 });
         outcome.masked = masked;
+        outcome.penalty = penalty;
         Slopes { outcome, weights: slopes, below, queries: at_queries }
     }
 

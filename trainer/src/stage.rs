@@ -39,6 +39,14 @@ pub trait Stage {
         gradient: &mut [f32],
     ) -> Result<StepOutcome>;
 
+    /// Moves parameters by other means than the gradient, after the optimizer has; the same on all processes.
+    ///
+    /// # Errors
+    /// If the model has not the parameters that are to be moved.
+    fn after_step(&mut self, _parameters: &mut Parameters) -> Result<()> {
+        Ok(())
+    }
+
     /// What the stage remembers from step to step, for a checkpoint.
     fn memory(&self) -> StageMemory {
         StageMemory::default()
@@ -93,6 +101,9 @@ pub fn take_step(
     }
     network.team.sum(gradient)?;
     let norm = optimizer.step(parameters.data_mut(), gradient, factor);
+    if norm.is_finite() {
+        stage.after_step(parameters)?;
+    }
     Ok((outcome, norm))
 }
 
@@ -106,6 +117,9 @@ pub struct Steering {
     /// The same of documents drawn from the corpus, in steps that encode some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<f64>,
+    /// What the decoder's bias is raised by after this step, where the weight can do no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rise: Option<f32>,
 }
 
 /// What a step gave.
@@ -115,6 +129,8 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Its terms, before their weights.
     pub parts: BTreeMap<&'static str, f64>,
+    /// What the sparsity penalties make of it.
+    pub penalty: f64,
     /// Weight of the sparsity penalty in this step.
     pub lambda: Option<f64>,
     /// Where that weight is steered.
@@ -167,6 +183,7 @@ impl StepOutcome {
     /// Adds another batch of the same step; its loss and parts count with `share`.
     pub fn add(&mut self, other: &Self, share: f64) {
         self.loss += share * other.loss;
+        self.penalty += share * other.penalty;
         for (name, value) in &other.parts {
             *self.parts.entry(name).or_insert(0.0) += share * value;
         }

@@ -1,6 +1,7 @@
 //! A penalty's weight that is steered: the density of documents outside of the batches ends near the target, from a
 //! weight far too small and one far too large, and a stopped run goes on exactly.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::print_stdout, reason = "densities are shown with --nocapture")]
 
 mod common;
 
@@ -41,15 +42,20 @@ const STEPS: [&str; 3] = ["train.steps=300", "train.losses.flops.ramp_steps=0", 
 fn the_density_comes_to_its_target_from_a_weight_too_small_and_one_too_large() {
     let folder = tempfile::tempdir().unwrap();
     let data = sample(folder.path());
-    // Begun above the target, for a penalty's weight can press and not pull.
-    for (start_weight, dims) in [("1e-4", "80"), ("1", "80")] {
+    // Begun above the target and below it: a penalty's weight presses, below that the bias is raised.
+    for (start_weight, dims) in [("1e-4", "80"), ("1", "80"), ("1e-4", "25"), ("1", "25")] {
         let target = format!("train.losses.flops.target={{doc_dims: 45, start_weight: {start_weight}}}");
         let dims = format!("calibration.active_dimensions={dims}");
         let name = format!("{start_weight} {dims}");
         let config = sample_recipe(folder.path(), &data, &name, &[&STEPS[..], &[&target, &dims]].concat());
         let summary = run(&config);
         let density = outside(&config, summary.model_dir.as_ref().unwrap());
+        println!("{name}: {density:.1} of 45");
         assert!((density / 45.0 - 1.0).abs() < 0.1, "{name}: {density}");
+        // The summary has the same figure of the same documents.
+        let report = summary.density.unwrap();
+        assert!((report.mean - density).abs() < 1e-9 && report.held_out == report.documents, "{report:?}");
+        assert!(report.target == Some(45.0) && report.documents > 100);
     }
 }
 

@@ -191,6 +191,17 @@ impl TrainingData {
         Ok(data)
     }
 
+    /// Numbers of documents that no training example holds, as positive or as another; ascending.
+    pub fn outside_of_examples(&self) -> Vec<usize> {
+        let mut is_outside = vec![true; self.documents.len()];
+        for example in &self.examples {
+            for &number in example.positive.iter().chain(&example.others) {
+                is_outside[number] = false;
+            }
+        }
+        (0..is_outside.len()).filter(|&n| is_outside[n]).collect()
+    }
+
     /// Takes a seeded share of the queries that have a positive, and all their examples, out of the training.
     fn hold_out(&mut self, fraction: f64, seed: u64) {
         let mut candidates: Vec<usize> =

@@ -26,6 +26,8 @@ pub enum Finding {
     DeadTokens,
     /// The density is off its target though the loop has had time.
     OffTarget,
+    /// The loss without penalties stays far above what the stage began with.
+    Diverged,
     /// The loss is far above what it was.
     LossSpike,
     /// The gradient is far above what it was.
@@ -61,6 +63,9 @@ impl Finding {
             Self::DeadTokens => "lower the penalty's weight, or keep `train.losses.lexical` as a small term",
             Self::OffTarget => {
                 "train longer, give a smaller `target.response_steps`, or begin nearer by `calibration.active_dimensions`"
+            }
+            Self::Diverged => {
+                "lower the stage's `learning_rate`: the steps are too large; or give it more `warmup_steps`"
             }
             Self::LossSpike | Self::GradientSpike => {
                 "lower the stage's `learning_rate`, or clip with `optimizer.max_grad_norm`"

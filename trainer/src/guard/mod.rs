@@ -29,6 +29,9 @@ const MOST_DIMENSIONS: f64 = 300.0;
 #[serde(deny_unknown_fields)]
 struct Seen {
     loss: f32,
+    /// The loss without the sparsity penalties.
+    #[serde(default)]
+    task: f32,
     norm: f32,
     active: f32,
     /// Penalties' slopes over all others'.
@@ -45,6 +48,9 @@ pub struct GuardState {
     history: VecDeque<Seen>,
     /// Density of the stage's first step.
     start: f32,
+    /// The loss without penalties: the first step's, and the most of the first ten.
+    start_task: f32,
+    early_task: f32,
     /// λ of the stage's first step.
     first_lambda: Option<f32>,
     raised: BTreeSet<Finding>,
@@ -127,6 +133,7 @@ impl Guard {
         let (penalty, others) = t.slopes.unwrap_or_default();
         self.state.history.push_back(Seen {
             loss: t.loss as f32,
+            task: (t.loss - t.penalty) as f32,
             norm: t.gradient_norm as f32,
             active: t.active_dimensions as f32,
             ratio: (penalty / others.max(f64::MIN_POSITIVE)).min(1e9) as f32,
@@ -136,6 +143,7 @@ impl Guard {
         if self.state.history.len() > HISTORY {
             self.state.history.pop_front();
         }
+        found.extend(self.divergence(t));
         found.extend(self.density(t));
         found.extend(self.tokens(t));
         self.raise(found, t.stage, t.step, t.total_step)
@@ -159,6 +167,30 @@ impl Guard {
             found.push((Finding::GradientSpike, format!("The gradient's norm is {norm:.3}, {middle:.3} was usual")));
         }
         found
+    }
+
+    /// What is learned gets worse and stays so. Compared with the first step, which saw the model as it was; the first ten
+    /// tell how much single batches differ.
+    fn divergence(&mut self, t: &Telemetry<'_>) -> Option<(Finding, String)> {
+        let s = &mut self.state;
+        let task = s.history.back()?.task;
+        if t.step == 1 {
+            s.start_task = task;
+        }
+        if t.step <= ENOUGH {
+            s.early_task = s.early_task.max(task);
+        }
+        if s.history.len() < 2 * ENOUGH {
+            return None;
+        }
+        let (_, middle, _) = spread(s.history.iter().rev().take(2 * ENOUGH).map(|s| s.task));
+        let (from, start) = (s.start_task, f64::from(s.start_task.max(s.early_task / 4.0)));
+        (from > 0.0 && middle > self.limits.diverged * start).then(|| {
+            (
+                Finding::Diverged,
+                format!("The loss without penalties has gone from {from:.3} to {middle:.3} and stays there"),
+            )
+        })
     }
 
     /// Density and empty vectors, and what drives them.

@@ -53,6 +53,8 @@ pub struct Telemetry<'a> {
     pub total_step: usize,
     /// The loss.
     pub loss: f64,
+    /// What the sparsity penalties make of it.
+    pub penalty: f64,
     /// The gradient's norm before clipping.
     pub gradient_norm: f64,
     /// Weight of the sparsity penalty.
@@ -86,6 +88,7 @@ impl<'a> Telemetry<'a> {
             steps,
             total_step,
             loss: outcome.loss,
+            penalty: outcome.penalty,
             gradient_norm,
             lambda: outcome.lambda,
             slopes: outcome.slopes,

@@ -134,6 +134,8 @@ pub struct GuardSection {
     pub spike: f64,
     /// How many times the usual gradient make a spike.
     pub gradient: f64,
+    /// How many times the loss of the first steps, penalties left out, the last ones' may be.
+    pub diverged: f64,
 }
 
 impl Default for GuardSection {
@@ -153,6 +155,7 @@ impl Default for GuardSection {
             settled: 0.6,
             spike: 8.0,
             gradient: 50.0,
+            diverged: 3.0,
         }
     }
 }

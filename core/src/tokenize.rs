@@ -133,6 +133,30 @@ impl TextTokenizer {
         Ok((ids, pieces.len()))
     }
 
+    /// `[CLS] first [SEP] second [SEP]`, at most `max_tokens` ids in all, and the type of each: 0 up to the first
+    /// `[SEP]`, then 1. The longer text is cut first, as Hugging Face's `longest_first` does it.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses a text, or `max_tokens` is below 5.
+    pub fn pair_window(&self, first: &str, second: &str, max_tokens: usize) -> Result<(Vec<TokenId>, Vec<u8>)> {
+        if max_tokens < 5 {
+            return Err(Error::invalid(format!(
+                "A window of {max_tokens} tokens has no room for two texts; use at least 5"
+            )));
+        }
+        let (first, second) = (self.pieces(first)?, self.pieces(second)?);
+        let (a, b) = longest_first(first.len(), second.len(), max_tokens - 3);
+        let mut ids = Vec::with_capacity(a + b + 3);
+        ids.push(self.special.cls);
+        ids.extend_from_slice(&first[..a]);
+        ids.push(self.special.sep);
+        let mut types = vec![0; ids.len()];
+        ids.extend_from_slice(&second[..b]);
+        ids.push(self.special.sep);
+        types.resize(ids.len(), 1);
+        Ok((ids, types))
+    }
+
     /// The file as ML Commons has to get it: truncation at `max_tokens` from the right, no padding.
     ///
     /// # Errors
@@ -159,6 +183,17 @@ impl TextTokenizer {
             })
             .collect()
     }
+}
+
+/// How many pieces of two texts are kept where `room` pieces fit: the longer one is cut until both are equally long,
+/// then both; of an odd rest the longer one has one more. As in the crate `tokenizers`.
+fn longest_first(a: usize, b: usize, room: usize) -> (usize, usize) {
+    if a + b <= room {
+        return (a, b);
+    }
+    let short = a.min(b);
+    let (short, long) = if short <= room / 2 { (short, room - short) } else { (room / 2, room / 2 + room % 2) };
+    if a > b { (long, short) } else { (short, long) }
 }
 
 /// `[unused0]`, `[unused1]`, …: entries that no text ever reaches.

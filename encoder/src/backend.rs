@@ -113,6 +113,9 @@ pub struct TokenBatch {
     /// A stable number of each document in its run, for dropout: the same document and step give the same
     /// mask in whatever batch it stands.
     pub document_keys: Vec<u64>,
+    /// The type of each token in `ids`: 0 for the first text of a pair, 1 for the second. Empty where every token is
+    /// of type 0, as in documents.
+    pub token_types: Vec<u8>,
 }
 
 impl TokenBatch {
@@ -126,6 +129,18 @@ impl TokenBatch {
             out.document_keys.push(key as u64);
         }
         out
+    }
+
+    /// Packs pairs of texts as [`nsparse_core::TextTokenizer::pair_window`] gives them: ids and token types.
+    pub fn of_pairs(pairs: &[(&[u32], &[u8])]) -> Self {
+        let ids: Vec<&[u32]> = pairs.iter().map(|pair| pair.0).collect();
+        let token_types = pairs.iter().flat_map(|pair| pair.1.iter().copied()).collect();
+        Self { token_types, ..Self::new(&ids) }
+    }
+
+    /// The type of a token by its place in `ids`.
+    pub fn token_type(&self, place: usize) -> usize {
+        self.token_types.get(place).map_or(0, |&t| usize::from(t))
     }
 
     /// Documents in the batch (B).
@@ -197,6 +212,12 @@ pub trait Backend: Send {
     ) -> Result<Forward> {
         self.forward(parameters, batch, dropout, keep)
     }
+
+    /// The last layer's output `[T, H]`, row by row as the batch's ids, before the head and without dropout.
+    ///
+    /// # Errors
+    /// As [`Backend::forward`].
+    fn last_hidden_states(&self, parameters: &Parameters, batch: &TokenBatch) -> Result<Vec<f32>>;
 
     /// Whether a forward with `keep` keeps only the input of each layer, and the backward makes the rest again
     /// (activation checkpointing, arXiv 1604.06174): same bits, a third more time, a fraction of the memory.

@@ -25,7 +25,7 @@ pub struct BertConfig {
     pub hidden_act: String,
     /// Most positions of a text.
     pub max_position_embeddings: usize,
-    /// Token types; only type 0 is used.
+    /// Token types; documents are of type 0, the second text of a pair is of type 1.
     pub type_vocab_size: usize,
     /// Added to the variance in every `LayerNorm`.
     pub layer_norm_eps: f64,

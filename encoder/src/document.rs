@@ -146,7 +146,7 @@ fn window_logits<T: AsRef<str> + Sync>(
 
 /// Places of windows, batch after batch: the longest first, so that those of like length stand together. A batch of
 /// very short ones ends at `max_windows`: each has a row of the vocabulary's size.
-fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_windows: usize) -> Vec<Vec<usize>> {
+pub(crate) fn batches(windows: &[Vec<u32>], batch_tokens: usize, max_windows: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..windows.len()).collect();
     order.sort_by_key(|&place| std::cmp::Reverse(windows[place].len()));
     let mut out: Vec<Vec<usize>> = Vec::new();
@@ -352,17 +352,11 @@ impl SparseEncoder {
 
 impl DocumentEncoder for SparseEncoder {
     fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
-        self.encode_reporting(texts, &NoProgress, &Cancel::default()).map_err(|e| match e {
-            Error::Core(e) => e,
-            other => nsparse_core::Error::other(other.fault(), other),
-        })
+        self.encode_reporting(texts, &NoProgress, &Cancel::default()).map_err(Error::into_core)
     }
 
     fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
-        self.encode_segments_reporting(texts, &NoProgress, &Cancel::default()).map_err(|e| match e {
-            Error::Core(e) => e,
-            other => nsparse_core::Error::other(other.fault(), other),
-        })
+        self.encode_segments_reporting(texts, &NoProgress, &Cancel::default()).map_err(Error::into_core)
     }
 
     fn vocabulary(&self) -> &[String] {

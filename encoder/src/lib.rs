@@ -1,4 +1,5 @@
-//! BERT-family document encoder: forward, backward, batching; a [`nsparse_core::DocumentEncoder`].
+//! BERT-family document encoder: forward, backward, batching; a [`nsparse_core::DocumentEncoder`]. Dense encoders and
+//! cross-encoders, which are [`nsparse_core::Scorer`]s, run on the same forward.
 //!
 //! Knows nothing of losses or clusters. A [`Backend`] computes pooled vocabulary logits and their gradient;
 //! activation and losses act on the `[B, V]` matrix outside.
@@ -6,6 +7,8 @@
 pub mod backend;
 pub mod config;
 pub mod cpu;
+pub mod cross;
+pub mod dense;
 pub mod document;
 pub mod dropout;
 mod init;
@@ -17,6 +20,8 @@ pub mod work;
 pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create, create_with};
 pub use config::BertConfig;
 pub use cpu::CpuBackend;
+pub use cross::CrossEncoder;
+pub use dense::{DenseEncoder, DenseSettings, Pooling};
 pub use document::{EncodeSettings, SparseEncoder, encode_with};
 pub use model::{BertMlm, parameter_shapes};
 pub use params::{ParamSpec, Parameters};
@@ -46,6 +51,14 @@ impl Error {
             Self::Core(e) => e.fault(),
             Self::Tensor(_) => nsparse_core::Fault::World,
             Self::Model(_) => nsparse_core::Fault::Usage,
+        }
+    }
+
+    /// As the traits of `nsparse-core` report it.
+    pub(crate) fn into_core(self) -> nsparse_core::Error {
+        match self {
+            Self::Core(e) => e,
+            other => nsparse_core::Error::other(other.fault(), other),
         }
     }
 

@@ -153,6 +153,34 @@ impl Bm25Index {
         Some(Box::new(DisjunctionMaxQuery::with_tie_breaker(per_field, TIE_BREAKER)))
     }
 
+    /// A query's scores of the documents at some places (numbers in the order they were given when the index was
+    /// built), as a search gives them; 0 for one that shares no term with the query.
+    ///
+    /// # Errors
+    /// If the index fails.
+    pub fn scores(&self, text: &str, places: &[usize]) -> Result<Vec<f32>> {
+        let failed = |source| Error::TextIndex { action: "score documents", source };
+        let mut out = vec![0.0; places.len()];
+        let Some(query) = self.query(text) else { return Ok(out) };
+        let weight = query.weight(EnableScoring::enabled_from_searcher(&self.searcher)).map_err(failed)?;
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_unstable_by_key(|&i| places[i]);
+        // There is one segment, or none where there is no document.
+        for reader in self.searcher.segment_readers() {
+            let mut scorer = weight.scorer(reader, 1.0).map_err(failed)?;
+            for &i in &order {
+                let wanted = places[i] as tantivy::DocId;
+                if scorer.doc() < wanted {
+                    scorer.seek(wanted);
+                }
+                if scorer.doc() == wanted {
+                    out[i] = scorer.score();
+                }
+            }
+        }
+        Ok(out)
+    }
+
     fn top(&self, text: &str, depth: usize) -> Result<Vec<Hit>> {
         let Some(query) = self.query(text) else { return Ok(Vec::new()) };
         // tantivy refuses a depth of 0, and reserves room for the depth asked for.
@@ -338,6 +366,13 @@ mod tests {
             prop_assert!(found.is_sorted_by(|a, b| a.1 >= b.1));
             for (id, score) in &found {
                 prop_assert!((f64::from(*score) - expected[id]).abs() < 1e-5 * expected[id].max(1.0), "{id} {score} {}", expected[id]);
+            }
+            // Asked one by one, in any order and some twice, they get the same scores.
+            let places: Vec<usize> = (0..documents.len()).rev().chain(0..documents.len().min(2)).collect();
+            let searched: BTreeMap<&str, f32> = found.iter().map(|(id, score)| (id.as_str(), *score)).collect();
+            for (place, score) in places.iter().zip(index.scores(&query, &places).unwrap()) {
+                let wanted = searched.get(documents[*place].id.as_str()).copied().unwrap_or(0.0);
+                prop_assert!((score - wanted).abs() <= 1e-6 * wanted.max(1.0), "{place} {score} {wanted}");
             }
         }
     }

@@ -209,6 +209,17 @@ fn show_check(report: &CheckReport, printer: &Printer) {
         })
         .collect();
     printer.text(format!("\n{}", table(&["stage", "steps", "one step", "estimate", "active at the start"], &rows)));
+    if !report.teachers.is_empty() {
+        let rows: Vec<Vec<String>> = report
+            .teachers
+            .iter()
+            .map(|t| {
+                let of = |n: usize| if t.unit.is_empty() { String::new() } else { format!("{n} {}", t.unit) };
+                vec![t.name.clone(), of(t.needed), of(t.missing), clock(t.seconds)]
+            })
+            .collect();
+        printer.text(table(&["teacher", "asked for", "to compute", "estimate"], &rows));
+    }
     printer.text(format!(
         "evaluations: {} of {} documents, {} in all; {} parameters{}",
         report.evaluations,

@@ -12,6 +12,7 @@ use crate::data::TrainingData;
 use crate::evaluate::Evaluator;
 use crate::mixing::{SetReport, set_reports};
 use crate::run::{build_network, load_model, needs_calibration, stages};
+use crate::teachers::{TeacherEstimate, training};
 
 /// Upper edges of the length histogram, in word pieces.
 const EDGES: [usize; 9] = [16, 32, 64, 128, 256, 384, 512, 1024, usize::MAX];
@@ -54,6 +55,8 @@ pub struct CheckReport {
     pub calibration: bool,
     /// Each stage with its estimated cost.
     pub stages: Vec<StageEstimate>,
+    /// Each teacher with what it has to compute before the first step.
+    pub teachers: Vec<TeacherEstimate>,
     /// Documents of one evaluation; 0 if there is none.
     pub evaluation_documents: usize,
     /// How many evaluations there will be.
@@ -105,7 +108,8 @@ pub struct StageEstimate {
 pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> Result<CheckReport> {
     config.validate()?;
     let (mut model, tokenizer) = load_model(config)?;
-    let data = TrainingData::load(config, &tokenizer, cancel, progress)?;
+    let mut data = TrainingData::load(config, &tokenizer, cancel, progress)?;
+    let asked = training::open(config, &mut data, false, cancel, progress)?;
     let network = build_network(config, &model, &tokenizer)?;
     let calibration = needs_calibration(config, &model);
     if calibration {
@@ -119,8 +123,10 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     }
     let mut gradient = vec![0.0; model.parameters.len()];
     let (mut step_seconds, mut step_tokens) = (0.0, 0);
-    for stage in &mut stages(config, &data, &zeroed)? {
+    let mut teachers = Vec::new();
+    for stage in &mut stages(config, &data, &zeroed, asked)? {
         cancel.check()?;
+        teachers.extend(stage.teacher_estimates(cancel)?);
         let started = Instant::now();
         let outcome = stage.accumulate(&network, &model.parameters, 0, &mut gradient)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -179,8 +185,11 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
         evaluation_documents,
         evaluations,
         evaluation_seconds,
-        seconds: estimates.iter().map(|e| e.seconds).sum::<f64>() + evaluation_seconds,
+        seconds: estimates.iter().map(|e| e.seconds).sum::<f64>()
+            + teachers.iter().map(|t| t.seconds).sum::<f64>()
+            + evaluation_seconds,
         stages: estimates,
+        teachers,
         memory_bytes,
     })
 }
@@ -258,6 +267,14 @@ impl std::fmt::Display for CheckReport {
                 s.step_tokens,
                 duration(s.seconds)
             )?;
+        }
+        for t in &self.teachers {
+            write!(f, "teacher              {}", t.name)?;
+            if t.unit.is_empty() {
+                writeln!(f)?;
+            } else {
+                writeln!(f, ": {} {}, {} to compute: {}", t.needed, t.unit, t.missing, duration(t.seconds))?;
+            }
         }
         writeln!(
             f,

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 const FORMAT: u32 = 1;
 /// Keys that may differ between the run that wrote a checkpoint and the one that goes on from it: they do not
 /// change what is computed.
-const FREE_KEYS: [&str; 4] = ["run.dir", "run.log_every", "checkpoint.every", "checkpoint.keep"];
+const FREE_KEYS: [&str; 5] = ["run.dir", "run.log_every", "checkpoint.every", "checkpoint.keep", "teachers.cache"];
 
 /// And a whole section of such keys.
 const FREE_SECTION: &str = "guard.";

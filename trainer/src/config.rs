@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::regularisers::Ramp;
 use crate::sections::{
     CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, FlopsForm, GuardSection, LearningRate,
-    ModelSection, OptimizerSection, QuerySection, RunSection, Teacher, TrainSection, WarmStartSection, When,
+    ModelSection, OptimizerSection, QuerySection, RunSection, Teacher, TeachersSection, TrainSection, WarmStartSection,
+    When,
 };
 use crate::{Error, Result};
 
@@ -32,6 +33,8 @@ pub struct TrainConfig {
     pub train: TrainSection,
     /// Where query weights come from.
     pub query: QuerySection,
+    /// Whose scores the contrastive stage may learn from.
+    pub teachers: TeachersSection,
     /// `AdamW`, for both stages.
     pub optimizer: OptimizerSection,
     /// How the best step is chosen.
@@ -187,6 +190,7 @@ impl TrainConfig {
         }
         self.validate_rates()?;
         self.validate_losses()?;
+        self.teachers.validate(&self.train.losses, self.has_contrastive())?;
         self.validate_guard()?;
         let matches = self.train.losses.flops.target.is_some_and(|t| t.flops.is_some());
         self.query.validate(self.has_contrastive(), matches)?;
@@ -308,7 +312,10 @@ impl TrainConfig {
         let (f, l1, infonce) = (&self.train.losses.flops, &self.train.losses.l1, &self.train.losses.infonce);
         if let Some(masked) = infonce.false_negatives {
             if masked.teacher == Teacher::Rows {
-                return bad("infonce.false_negatives.teacher", "stored scores leave out the positive: use `lexical`");
+                return bad(
+                    "infonce.false_negatives.teacher",
+                    "stored scores leave out the positive: use `lexical` or `ensemble`",
+                );
             }
             if infonce.weight == 0.0 {
                 return bad("infonce.false_negatives", "`infonce.weight` is 0, so there is nothing to mask");

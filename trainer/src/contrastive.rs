@@ -1,7 +1,7 @@
 //! The contrastive stage: batches of queries with their documents, the objective, and its gradient, in one piece
 //! or cached (arXiv 2101.06983): vectors first without activations, then each part of the batch again with.
 
-use nsparse_core::SparseVector;
+use nsparse_core::{Cancel, Progress, SparseVector};
 use nsparse_encoder::Parameters;
 
 use crate::batches::Batch;
@@ -14,17 +14,22 @@ use crate::lift::{is_wanted, is_weak, lift};
 use crate::mixing::Mixer;
 use crate::network::Network;
 use crate::objective::{Objective, Pressure, Slopes};
+use crate::parallel::Team;
 use crate::probe;
 use crate::query_side::QuerySide;
 use crate::regularisers::{DocumentFrequencies, LexicalTerm};
-use crate::sections::{Decay, FlopsForm, LearningRate, TrainSection};
+use crate::sections::{Decay, FlopsForm, LearningRate, TeachersSection, TrainSection};
 use crate::segments::parts;
 use crate::stage::{Stage, StageMemory, Steering, StepOutcome};
+use crate::teachers::{Request, TeacherEstimate, TeacherScores, TeacherWork, Teachers, training};
 use crate::warm_start::{LexicalTargets, dropout_of};
 use crate::{Error, Result};
 
 /// A target is checked on some documents every so many steps.
 const PROBE_EVERY: usize = 10;
+
+/// Teachers are asked ahead about so many pairs at once.
+const GROUP_PAIRS: usize = 2048;
 
 /// The stage over a run's examples.
 pub struct Contrastive<'a> {
@@ -44,6 +49,9 @@ pub struct Contrastive<'a> {
     probed: Vec<usize>,
     /// What the decoder's bias is raised by after the step.
     rise: Option<f32>,
+    ensemble: &'a TeachersSection,
+    /// Rank 0's.
+    teachers: Option<Teachers>,
 }
 
 impl<'a> Contrastive<'a> {
@@ -115,7 +123,38 @@ impl<'a> Contrastive<'a> {
             mixer: Mixer::new(&data.sets, config.data.mixing, section.batch_queries, config.run.seed),
             steps,
             seed: config.run.seed,
+            ensemble: &config.teachers,
+            teachers: None,
         })
+    }
+
+    /// With the ensemble that the losses ask.
+    #[must_use]
+    pub fn with_teachers(mut self, teachers: Option<Teachers>) -> Self {
+        self.teachers = teachers;
+        self
+    }
+
+    /// What the losses ask the teachers about a batch.
+    fn request(&self, batch: &Batch) -> Request<'a> {
+        training::request(self.data, &self.section.losses, batch)
+    }
+
+    /// The ensemble's scores of a batch; rank 0's on all ranks.
+    fn ask(&mut self, batch: &Batch, team: &Team) -> Result<Option<TeacherScores>> {
+        if self.section.losses.asks_ensemble().is_none() {
+            return Ok(None);
+        }
+        let request = self.teachers.is_some().then(|| self.request(batch));
+        let mut scores = match (&mut self.teachers, request) {
+            (Some(teachers), Some(request)) => teachers.scores(&request)?,
+            _ if team.leads() => return Err(Error::config("the teachers of `teachers.members` were not opened")),
+            _ => TeacherScores::unknown(self.ensemble, batch.queries.len(), batch.documents.len()),
+        };
+        for (_, values) in &mut scores.teachers {
+            team.tell_values(values)?;
+        }
+        Ok(Some(scores))
     }
 
     /// The `place`-th batch of the run.
@@ -147,20 +186,20 @@ impl Contrastive<'_> {
         })
     }
 
-    /// Value and slopes of a batch's vectors at a step.
+    /// Value and slopes of a batch's vectors at a step, of which the batch is a share.
     fn slopes(
         &mut self,
         batch: &Batch,
         queries: Option<&[SparseVector]>,
+        teachers: Option<&TeacherScores>,
         weights: &[f32],
         vocab: usize,
-        step: usize,
-        share: f64,
+        (step, share): (usize, f64),
     ) -> Slopes {
         let factors = self.factors(weights, vocab);
         let (flops, l1) = self.pressures(step);
         let on_queries = self.query_side.as_ref().map(|side| side.pressure(step)).unwrap_or_default();
-        let pressure = Pressure { flops, l1, factors: factors.as_deref(), queries, on_queries };
+        let pressure = Pressure { flops, l1, factors: factors.as_deref(), queries, on_queries, teachers };
         let mut slopes = self.objective.evaluate(batch, weights, vocab, pressure, share);
         if let Some(late) = &mut self.objective.late
             && slopes.outcome.loss.is_finite()
@@ -169,6 +208,37 @@ impl Contrastive<'_> {
         }
         slopes.outcome.matches = self.query_shares.as_ref().map_or(0.0, |shares| probe::matches(weights, shares));
         slopes
+    }
+
+    /// Asks the teachers about all batches from one on, group by group.
+    fn prepare_batches(
+        &mut self,
+        teachers: &mut Teachers,
+        from: usize,
+        cancel: &Cancel,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let end = self.steps * self.section.accumulation;
+        let task = progress.start("Asking teachers", end.saturating_sub(from) as u64);
+        let (mut place, mut computed) = (from, 0);
+        while place < end {
+            cancel.check()?;
+            let (first, mut pairs, mut requests) = (place, 0, Vec::new());
+            while place < end && pairs < GROUP_PAIRS {
+                let batch = self.batch(place);
+                let request = self.request(&batch);
+                pairs += request.wanted.iter().map(Vec::len).sum::<usize>();
+                requests.push(request);
+                place += 1;
+            }
+            teachers.prepare(&requests, cancel, &mut |more| {
+                computed += more;
+                task.message(&format!("{computed} computed"));
+            })?;
+            task.advance((place - first) as u64);
+        }
+        teachers.unload();
+        Ok(())
     }
 
     /// After a step: what the batches and, now and then, some documents of the corpus show moves the weight.
@@ -252,11 +322,12 @@ impl Stage for Contrastive<'_> {
             let side = self.query_side.as_ref();
             let queries = side.map(|side| side.encode(network, parameters, data, &batch, dropout)).transpose()?;
             let vectors = queries.as_ref().map(|q| q.vectors.as_slice());
+            let teachers = self.ask(&batch, &network.team)?;
             let mut slopes;
             if parts.len() == 1 {
                 let encoded = network.encode(parameters, documents, numbers, dropout, true)?;
                 let weights = network.team.gather_rows(&encoded.weights, vocab)?;
-                slopes = self.slopes(&batch, vectors, &weights, vocab, step, share);
+                slopes = self.slopes(&batch, vectors, teachers.as_ref(), &weights, vocab, (step, share));
                 drop(weights);
                 if slopes.outcome.loss.is_finite() {
                     let range = own.start * vocab..own.end * vocab;
@@ -271,7 +342,7 @@ impl Stage for Contrastive<'_> {
                     weights.extend(network.encode(parameters, documents, chunk, dropout, false)?.weights);
                 }
                 let all = network.team.gather_rows(&weights, vocab)?;
-                slopes = self.slopes(&batch, vectors, &all, vocab, step, share);
+                slopes = self.slopes(&batch, vectors, teachers.as_ref(), &all, vocab, (step, share));
                 drop(all);
                 drop(weights);
                 let mut first = own.start;
@@ -342,5 +413,28 @@ impl Stage for Contrastive<'_> {
         if let (Some(late), Some(held)) = (&mut self.objective.late, memory.late_cache) {
             *late = held;
         }
+    }
+
+    fn prepare(&mut self, from: usize, cancel: &Cancel, progress: &dyn Progress) -> Result<()> {
+        let Some(mut teachers) = self.teachers.take() else { return Ok(()) };
+        let done = self.prepare_batches(&mut teachers, from * self.section.accumulation, cancel, progress);
+        self.teachers = Some(teachers);
+        done
+    }
+
+    fn teacher_estimates(&mut self, cancel: &Cancel) -> Result<Vec<TeacherEstimate>> {
+        let Some(mut teachers) = self.teachers.take() else { return Ok(Vec::new()) };
+        let batches = 0..self.steps * self.section.accumulation;
+        let requests = batches.map(|place| {
+            let batch = self.batch(place);
+            self.request(&batch)
+        });
+        let estimates = teachers.estimate(requests, cancel);
+        self.teachers = Some(teachers);
+        estimates
+    }
+
+    fn teacher_work(&self) -> Vec<TeacherWork> {
+        self.teachers.as_ref().map_or_else(Vec::new, Teachers::work)
     }
 }

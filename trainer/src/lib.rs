@@ -39,6 +39,7 @@ pub mod sections;
 mod segments;
 pub mod stage;
 pub mod synthetic;
+pub mod teachers;
 pub mod warm_start;
 
 pub use check::{CheckReport, check};

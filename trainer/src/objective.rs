@@ -11,6 +11,7 @@ use crate::query_side::{QueryPressure, penalise};
 use crate::regularisers::{LexicalTerm, Mask, anti_zero, flops_of_groups, l1};
 use crate::sections::{Candidates, FlopsForm, LossSection, Teacher};
 use crate::stage::StepOutcome;
+use crate::teachers::TeacherScores;
 use crate::warm_start::LexicalTargets;
 
 /// The terms with what they need to know.
@@ -40,6 +41,8 @@ pub struct Pressure<'a> {
     pub queries: Option<&'a [SparseVector]>,
     /// and the penalties on them.
     pub on_queries: QueryPressure,
+    /// The ensemble's scores, where a term asks for them.
+    pub teachers: Option<&'a TeacherScores>,
 }
 
 /// Value and slopes of a batch.
@@ -79,12 +82,13 @@ impl Objective<'_> {
             || (l.infonce.weight > 0.0 && l.infonce.false_negatives.is_some_and(|f| f.teacher == Teacher::Lexical));
         let targets: Vec<SparseVector> =
             if needs_targets { batch.documents.iter().map(|&d| self.targets.of(d)).collect() } else { Vec::new() };
+        let asked = Asked { batch, queries: &fixed, targets: &targets, teachers: press.teachers };
 
         if l.infonce.weight > 0.0 {
             let mut sets: Vec<Option<CandidateSet>> =
                 (0..batch.queries.len()).map(|b| batch.candidates(b, l.infonce.candidates)).collect();
             if let Some(f) = l.infonce.false_negatives {
-                let rows = teacher_rows(batch, &fixed, &targets, f.teacher, l.infonce.candidates, 1.0);
+                let rows = asked.rows(f.teacher, l.infonce.candidates, 1.0);
                 masked = mask_by_teacher(&mut sets, &rows, f.margin);
             }
             let loss = match &self.late {
@@ -100,14 +104,21 @@ impl Objective<'_> {
             by_score.add_scaled(&loss.gradient, l.infonce.weight);
         }
         if l.kl.weight > 0.0 {
-            let rows = teacher_rows(batch, &fixed, &targets, l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
+            let rows = asked.rows(l.kl.teacher, l.kl.candidates, l.kl.teacher_scale);
             let loss = kl(&scores, &rows, l.kl.temperature, l.kl.scaled);
             report("kl", loss.value, l.kl.weight);
             by_score.add_scaled(&loss.gradient, l.kl.weight);
         }
         if l.margin_mse.weight > 0.0 {
             let m = &l.margin_mse;
-            let rows = teacher_rows(batch, &fixed, &targets, m.teacher, Candidates::Own, m.teacher_scale);
+            let mut rows = asked.rows(m.teacher, Candidates::Own, m.teacher_scale);
+            if m.teacher == Teacher::Ensemble {
+                // Margins are against the first; where the ensemble does not know it there are none.
+                for (b, row) in rows.iter_mut().enumerate() {
+                    let first = teacher_columns(batch, b, Candidates::Own).first().copied();
+                    row.take_if(|row| row.columns.first().copied() != first);
+                }
+            }
             let loss = margin_mse(&scores, &rows);
             report("margin_mse", loss.value, m.weight);
             by_score.add_scaled(&loss.gradient, m.weight);
@@ -182,36 +193,47 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
-/// A teacher's scores of each query; `targets` by column where it is the lexical one.
-fn teacher_rows(
-    batch: &Batch,
-    queries: &[&SparseVector],
-    targets: &[SparseVector],
-    teacher: Teacher,
-    candidates: Candidates,
-    scale: f64,
-) -> Vec<Option<TeacherRow>> {
+/// Columns of the documents that a teacher is asked about for a query, its positive first or in the columns' order.
+pub(crate) fn teacher_columns(batch: &Batch, query: usize, candidates: Candidates) -> Vec<usize> {
     let own = |q: &BatchQuery| -> Vec<usize> { q.positive.into_iter().chain(q.others.iter().copied()).collect() };
-    batch
-        .queries
-        .iter()
-        .enumerate()
-        .map(|(b, q)| match teacher {
+    match candidates {
+        Candidates::Own => own(&batch.queries[query]),
+        Candidates::Batch => (0..batch.documents.len()).collect(),
+        Candidates::HardNegatives => {
+            batch.candidates(query, candidates).map_or_else(|| own(&batch.queries[query]), |set| set.columns)
+        }
+    }
+}
+
+/// What teachers say about a batch.
+struct Asked<'a> {
+    batch: &'a Batch,
+    queries: &'a [&'a SparseVector],
+    /// By column, where the lexical teacher is asked.
+    targets: &'a [SparseVector],
+    teachers: Option<&'a TeacherScores>,
+}
+
+impl Asked<'_> {
+    /// A teacher's scores of each query.
+    fn rows(&self, teacher: Teacher, candidates: Candidates, scale: f64) -> Vec<Option<TeacherRow>> {
+        let columns = |b| teacher_columns(self.batch, b, candidates);
+        let of = |(b, q): (usize, &BatchQuery)| match teacher {
             Teacher::Rows => (q.scores.len() == q.others.len() && q.scores.len() > 1).then(|| TeacherRow {
                 columns: q.others.clone(),
                 scores: q.scores.iter().map(|&s| scale * f64::from(s)).collect(),
             }),
             Teacher::Lexical => {
-                let columns = match candidates {
-                    Candidates::Own => own(q),
-                    Candidates::Batch => (0..batch.documents.len()).collect(),
-                    Candidates::HardNegatives => {
-                        batch.candidates(b, candidates).map_or_else(|| own(q), |set| set.columns)
-                    }
-                };
-                let scores = columns.iter().map(|&c| scale * queries[b].dot(&targets[c])).collect();
+                let columns = columns(b);
+                let scores = columns.iter().map(|&c| scale * self.queries[b].dot(&self.targets[c])).collect();
                 (columns.len() > 1).then_some(TeacherRow { columns, scores })
             }
-        })
-        .collect()
+            Teacher::Ensemble => {
+                let mut row = self.teachers?.row(b, &columns(b))?;
+                row.scores.iter_mut().for_each(|s| *s *= scale);
+                Some(row)
+            }
+        };
+        self.batch.queries.iter().enumerate().map(of).collect()
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nsparse_core::{Cancel, Progress};
 use nsparse_encoder::Parameters;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::network::Network;
 use crate::optimizer::AdamW;
 use crate::regularisers::{DocumentFrequencies, active};
 use crate::sections::{Decay, LearningRate};
+use crate::teachers::{TeacherEstimate, TeacherWork};
 
 /// One stage of a run. A step's gradient is a function of parameters, step number and [`StageMemory`] alone.
 pub trait Stage {
@@ -62,6 +64,27 @@ pub trait Stage {
 
     /// Puts it back.
     fn recall(&mut self, _memory: StageMemory) {}
+
+    /// Computes ahead what the steps from a 0-based one on will ask for: the scores of models that are taught from.
+    ///
+    /// # Errors
+    /// If that fails, or the user asked to stop; what was computed till then is kept.
+    fn prepare(&mut self, _from: usize, _cancel: &Cancel, _progress: &dyn Progress) -> Result<()> {
+        Ok(())
+    }
+
+    /// What its teachers will cost.
+    ///
+    /// # Errors
+    /// If one cannot be used, or the user asked to stop.
+    fn teacher_estimates(&mut self, _cancel: &Cancel) -> Result<Vec<TeacherEstimate>> {
+        Ok(Vec::new())
+    }
+
+    /// What its teachers computed.
+    fn teacher_work(&self) -> Vec<TeacherWork> {
+        Vec::new()
+    }
 }
 
 /// What a stage remembers from step to step besides parameters and moments.

@@ -70,6 +70,7 @@ impl RandomData {
             query_encoder: QueryEncoder::new(tokenizer, idf)?,
             idf_metadata: None,
             documents,
+            texts: Vec::new(),
             queries,
             rows: examples.len(),
             rows_without_positive: 0,

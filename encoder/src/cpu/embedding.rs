@@ -14,10 +14,10 @@ pub(super) fn forward(level: Level, tokens: &Tokens, parameters: &[f32], places:
         let start = table.start + i * hidden;
         &parameters[start..start + hidden]
     };
-    let token_type = line(&places.token_types, 0);
     sums.par_chunks_exact_mut(hidden).enumerate().for_each(|(row, x)| {
         let word = line(&places.words, tokens.batch.ids[row] as usize);
         let position = line(&places.positions, tokens.position(row));
+        let token_type = line(&places.token_types, tokens.batch.token_type(row));
         level.run(
             #[inline(always)]
             || {
@@ -38,7 +38,8 @@ pub(super) fn backward(level: Level, tokens: &Tokens, places: &Places, sum_gradi
             for (row, x) in sum_gradient.chunks_exact(hidden).enumerate() {
                 let word = places.words.start + tokens.batch.ids[row] as usize * hidden;
                 let position = places.positions.start + tokens.position(row) * hidden;
-                for start in [word, position, places.token_types.start] {
+                let token_type = places.token_types.start + tokens.batch.token_type(row) * hidden;
+                for start in [word, position, token_type] {
                     math::add(&mut gradient[start..start + hidden], x);
                 }
             }

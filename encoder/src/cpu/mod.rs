@@ -187,6 +187,10 @@ impl Backend for CpuBackend {
         self.run(parameters, batch, dropout, keep, true)
     }
 
+    fn last_hidden_states(&self, parameters: &Parameters, batch: &TokenBatch) -> Result<Vec<f32>> {
+        self.hidden_states(parameters, batch)
+    }
+
     fn checkpoint_activations(&mut self, is_checkpointing: bool) -> Result<()> {
         self.is_checkpointing = is_checkpointing;
         Ok(())

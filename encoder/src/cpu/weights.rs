@@ -39,7 +39,7 @@ pub(super) struct Places {
     pub(super) words: Range<usize>,
     /// `[positions, H]`.
     pub(super) positions: Range<usize>,
-    /// `[types, H]`, of which row 0 is used.
+    /// `[types, H]`; documents use row 0 only.
     pub(super) token_types: Range<usize>,
     pub(super) embedding_norm: Norm,
     pub(super) layers: Vec<Layer>,

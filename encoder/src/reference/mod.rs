@@ -237,9 +237,21 @@ impl CandleBackend {
             add_rows(words, batch.document(document), rows, hidden);
         }
         let positions = host(&upstream.reshape((group.documents.len(), width * hidden))?.sum(0)?)?;
-        let kind: Vec<f32> = (0..hidden).map(|column| positions.iter().skip(column).step_by(hidden).sum()).collect();
         add(&mut place(parameters, POSITIONS, gradient)?[..positions.len()], &positions);
-        add(&mut place(parameters, TYPES, gradient)?[..hidden], &kind);
+        let kinds = place(parameters, TYPES, gradient)?;
+        if batch.token_types.is_empty() {
+            let kind: Vec<f32> =
+                (0..hidden).map(|column| positions.iter().skip(column).step_by(hidden).sum()).collect();
+            add(&mut kinds[..hidden], &kind);
+            return Ok(());
+        }
+        for (rows, &document) in rows.chunks_exact(width * hidden).zip(&group.documents) {
+            let places = batch.offsets[document]..batch.offsets[document + 1];
+            for (row, at) in rows.chunks_exact(hidden).zip(places) {
+                let kind = batch.token_type(at) * hidden;
+                add(&mut kinds[kind..kind + hidden], row);
+            }
+        }
         Ok(())
     }
 }
@@ -287,6 +299,28 @@ impl Backend for CandleBackend {
             Box::new(state) as Box<dyn std::any::Any + Send>
         });
         Ok(Forward { pooled, argmax, state })
+    }
+
+    fn last_hidden_states(&self, parameters: &Parameters, batch: &TokenBatch) -> Result<Vec<f32>> {
+        check_batch(&self.config, batch)?;
+        let weights = self.weights(parameters)?;
+        let hidden = self.config.hidden_size;
+        let mut out = vec![0.0f32; batch.tokens() * hidden];
+        for group in groups(batch, self.block_overhead) {
+            let network = self.network(&weights, batch, &group, None, false);
+            let mut x = network.embedded()?;
+            // The last stage is the head's transform.
+            for stage in 0..network.stages() - 1 {
+                x = network.stage(stage, &x)?;
+            }
+            let rows = host(&x)?;
+            for (rows, &document) in rows.chunks_exact(group.width * hidden).zip(&group.documents) {
+                let places = batch.offsets[document] * hidden..batch.offsets[document + 1] * hidden;
+                let own = &rows[..places.len()];
+                out[places].copy_from_slice(own);
+            }
+        }
+        Ok(out)
     }
 
     fn checkpoint_activations(&mut self, is_checkpointing: bool) -> Result<()> {
@@ -351,8 +385,19 @@ fn pull(leaf: &Var, output: &Tensor, upstream: &Tensor, weights: &Weights, sums:
 /// Every backend's first step: the batch fits the network.
 ///
 /// # Errors
-/// If a document is empty, longer than the positions, or has an id outside of the vocabulary.
+/// If a document is empty, longer than the positions, or has an id outside of the vocabulary or a token type that the
+/// network does not have.
 pub(crate) fn check_batch(config: &BertConfig, batch: &TokenBatch) -> Result<()> {
+    let types = &batch.token_types;
+    if !types.is_empty() && types.len() != batch.tokens() {
+        return Err(Error::Model(format!("a batch of {} tokens has {} token types", batch.tokens(), types.len())));
+    }
+    if let Some(&other) = types.iter().find(|&&t| usize::from(t) >= config.type_vocab_size) {
+        return Err(Error::Model(format!(
+            "the batch has token type {other}; the network has {} types, so it takes no pairs of texts",
+            config.type_vocab_size
+        )));
+    }
     for document in 0..batch.documents() {
         let ids = batch.document(document);
         if ids.is_empty() || ids.len() > config.max_position_embeddings {

@@ -16,7 +16,7 @@ use crate::{BertConfig, Dropout, Result, TokenBatch};
 pub(super) const WORDS: &str = "bert.embeddings.word_embeddings.weight";
 /// The position embeddings.
 pub(super) const POSITIONS: &str = "bert.embeddings.position_embeddings.weight";
-/// The token types' embeddings, of which only the first is read.
+/// The token types' embeddings.
 pub(super) const TYPES: &str = "bert.embeddings.token_type_embeddings.weight";
 
 /// What is added to the attention scores of padding: its probability becomes exactly 0.
@@ -62,11 +62,27 @@ impl Network<'_> {
         let ids = Tensor::from_vec(self.padded_ids(), documents * width, self.device)?;
         let words = self.weights.get(WORDS, false)?.index_select(&ids, 0)?;
         let positions = self.weights.get(POSITIONS, false)?.narrow(0, 0, width)?;
-        let kind = self.weights.get(TYPES, false)?.narrow(0, 0, 1)?;
-        Ok(words
-            .reshape((documents, width, hidden))?
-            .broadcast_add(&positions.broadcast_add(&kind)?)?
-            .reshape((documents * width, hidden))?)
+        let kinds = self.weights.get(TYPES, false)?;
+        let words = words.reshape((documents, width, hidden))?;
+        let sum = if self.batch.token_types.is_empty() {
+            words.broadcast_add(&positions.broadcast_add(&kinds.narrow(0, 0, 1)?)?)?
+        } else {
+            let types = Tensor::from_vec(self.padded_types(), documents * width, self.device)?;
+            let kinds = kinds.index_select(&types, 0)?.reshape((documents, width, hidden))?;
+            (words.broadcast_add(&positions)? + kinds)?
+        };
+        Ok(sum.reshape((documents * width, hidden))?)
+    }
+
+    /// Token types `[documents · width]`.
+    fn padded_types(&self) -> Vec<u32> {
+        let mut types = Vec::with_capacity(self.group.documents.len() * self.group.width);
+        for &document in &self.group.documents {
+            let (start, end) = (self.batch.offsets[document], self.batch.offsets[document + 1]);
+            types.extend((start..end).map(|place| self.batch.token_type(place) as u32));
+            types.resize(types.len() + self.group.width - (end - start), 0);
+        }
+        types
     }
 
     /// Ids `[documents · width]`. Padding may be any token: attention never reads it, and the head never sees it.

@@ -106,6 +106,8 @@ pub struct TrainingData {
     pub idf_metadata: Option<IdfMetadata>,
     /// All documents: the corpus's, then those that only rows have.
     pub documents: Documents,
+    /// Their templated texts, by number, where the recipe has teachers that read them; else empty.
+    pub texts: Vec<String>,
     /// All queries of rows and judgments.
     pub queries: Vec<TrainingQuery>,
     /// Examples of the queries that are trained on, set by set.
@@ -169,12 +171,14 @@ impl TrainingData {
             return Err(Error::config("`data`: neither the corpus nor the rows hold a document"));
         }
         let (query_encoder, idf_metadata) = query_side(config, tokenizer, &texts, cancel, progress)?;
+        let kept = if config.teachers.members.is_empty() { Vec::new() } else { texts.all().to_vec() };
         let documents = texts.tokenise(tokenizer, &config.data, cancel, progress)?;
         let queries = collected.encode(&query_encoder)?;
         let mut data = Self {
             query_encoder,
             idf_metadata,
             documents,
+            texts: kept,
             queries,
             rows: collected.examples.len(),
             rows_without_positive: 0,

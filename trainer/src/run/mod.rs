@@ -26,6 +26,7 @@ use crate::model_out::write_model;
 use crate::parallel::Team;
 use crate::query_side::QuerySide;
 use crate::stage::StageMemory;
+use crate::teachers::training;
 use folder::prepare_folder;
 use steps::Run;
 use together::begin;
@@ -75,19 +76,24 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
     prepare_folder(dir, start)?;
     team.tell(config.to_yaml()?)?;
     let (mut model, tokenizer) = load_model(config)?;
-    let data = TrainingData::load(config, &tokenizer, hooks.cancel, hooks.progress)?;
+    let mut data = TrainingData::load(config, &tokenizer, hooks.cancel, hooks.progress)?;
+    let teachers = training::open(config, &mut data, true, hooks.cancel, hooks.progress)?;
+    let fingerprint = match &teachers {
+        Some(teachers) => format!("{} {}", data.fingerprint, teachers.identity()),
+        None => data.fingerprint.clone(),
+    };
     let mut network = build_network(config, &model, &tokenizer)?;
     network.team = team;
     network.team.require_same("the data", &data.fingerprint)?;
     let zeroed = network.zeroed.clone();
-    let mut stages = stages(config, &data, &zeroed)?;
+    let mut stages = stages(config, &data, &zeroed, teachers)?;
     let query_side = QuerySide::new(config, &data)?;
     if let Some(side) = &query_side {
         side.extend(&mut model)?;
     }
     let evaluator = if config.has_contrastive() { Evaluator::new(&config.eval, &data, config.run.seed)? } else { None };
 
-    let checkpoints = Checkpoints::new(dir.join("checkpoints"), config, &data.fingerprint)?;
+    let checkpoints = Checkpoints::new(dir.join("checkpoints"), config, &fingerprint)?;
     let restored = if start == Start::Continue { checkpoints.newest(&model.parameters)? } else { None };
     let mut moments = None;
     let mut state = State::default();
@@ -106,6 +112,10 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
         state.calibration = Some(report);
     }
     let is_new = moments.is_none();
+    for (number, stage) in stages.iter_mut().enumerate().skip(state.stage) {
+        let from = if number == state.stage { state.step } else { 0 };
+        stage.prepare(from, hooks.cancel, hooks.progress)?;
+    }
     (state, moments) = begin(&network.team, state, &mut model.parameters, moments)?;
     let preparing_seconds = started.elapsed().as_secs_f64();
 
@@ -144,7 +154,8 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
         write_model(&dir.join("model"), &run.model, &data, config, run.saved_side()?.as_ref())?;
     }
     let plan: Vec<(&'static str, usize)> = stages.iter().map(|s| (s.name(), s.steps())).collect();
-    let summary = run.summary(&plan, finished, preparing_seconds)?;
+    let mut summary = run.summary(&plan, finished, preparing_seconds)?;
+    summary.teachers = stages.iter().flat_map(|s| s.teacher_work()).collect();
     files::write_json(&dir.join("summary.json"), &summary)?;
     Ok(summary)
 }

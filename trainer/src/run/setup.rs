@@ -9,6 +9,7 @@ use crate::data::TrainingData;
 use crate::network::Network;
 use crate::sections::When;
 use crate::stage::Stage;
+use crate::teachers::Teachers;
 use crate::warm_start::WarmStart;
 use crate::{Error, Result};
 
@@ -75,13 +76,14 @@ pub(crate) fn stages<'a>(
     config: &'a TrainConfig,
     data: &'a TrainingData,
     zeroed: &'a [bool],
+    teachers: Option<Teachers>,
 ) -> Result<Vec<Box<dyn Stage + 'a>>> {
     let mut stages: Vec<Box<dyn Stage + 'a>> = Vec::new();
     if config.warm_start.steps > 0 {
         stages.push(Box::new(WarmStart::new(&config.warm_start, &data.documents, zeroed, config.run.seed)));
     }
     if config.has_contrastive() {
-        stages.push(Box::new(Contrastive::new(config, data, zeroed)?));
+        stages.push(Box::new(Contrastive::new(config, data, zeroed)?.with_teachers(teachers)));
     }
     Ok(stages)
 }

@@ -11,6 +11,7 @@ use crate::density::{DensityReport, measure};
 use crate::evaluate::EvaluationRecord;
 use crate::guard::Warning;
 use crate::mixing::{SetReport, set_reports};
+use crate::teachers::TeacherWork;
 use crate::warm_start::LexicalTargets;
 use crate::{Error, Result};
 
@@ -78,6 +79,9 @@ pub struct Summary {
     pub lexical_reference: Option<f64>,
     /// Seconds of this sitting before the first step: reading, tokenizing, idf, calibration.
     pub preparing_seconds: f64,
+    /// What the teachers computed in this sitting; what their cache held is not counted.
+    #[serde(default)]
+    pub teachers: Vec<TeacherWork>,
     /// Seconds of all evaluations.
     pub evaluation_seconds: f64,
 }
@@ -156,6 +160,7 @@ impl Run<'_> {
             evaluations: self.state.evaluations.clone(),
             lexical_reference,
             preparing_seconds,
+            teachers: Vec::new(),
             evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).sum(),
         })
     }

@@ -40,12 +40,14 @@ pub fn follow(team: Team, hooks: &Hooks<'_>) -> Result<()> {
     }
     let config = config;
     let (mut model, tokenizer) = load_model(&config)?;
-    let data = TrainingData::load(&config, &tokenizer, hooks.cancel, hooks.progress)?;
+    let mut data = TrainingData::load(&config, &tokenizer, hooks.cancel, hooks.progress)?;
+    // Rank 0 asks the teachers.
+    data.texts = Vec::new();
     let mut network = build_network(&config, &model, &tokenizer)?;
     network.team = team;
     network.team.require_same("the data", &data.fingerprint)?;
     let zeroed = network.zeroed.clone();
-    let mut stages = stages(&config, &data, &zeroed)?;
+    let mut stages = stages(&config, &data, &zeroed, None)?;
     let query_side = QuerySide::new(&config, &data)?;
     if let Some(side) = &query_side {
         side.extend(&mut model)?;

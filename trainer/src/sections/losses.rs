@@ -27,6 +27,8 @@ pub enum Teacher {
     Lexical,
     /// `scores` of the training rows; only their own documents have one.
     Rows,
+    /// The models and files of the section `teachers`, put together.
+    Ensemble,
 }
 
 /// `train.losses`: each term with its weight; a weight of 0 switches it off.

@@ -7,6 +7,7 @@ mod penalties;
 mod query;
 mod sets;
 mod stages;
+mod teachers;
 mod watch;
 
 pub use losses::{
@@ -17,4 +18,8 @@ pub use penalties::{AntiZeroSection, DfSection, FlopsForm, FlopsSection, L1Secti
 pub use query::{QuerySection, Side, TableStart};
 pub use sets::{IdSpace, Missing, Mixing, NegativeOrder, SetSection, SetSource, ShortRows};
 pub use stages::{CalibrationSection, Decay, LearningRate, OptimizerSection, TrainSection, WarmStartSection, When};
+pub use teachers::{
+    Bm25Teacher, CrossTeacher, DenseTeacher, Missing, QuerySide, ScoresTeacher, SparseTeacher, TeacherSection,
+    TeachersSection,
+};
 pub use watch::{CheckpointSection, EvalSection, GuardAction, GuardSection};

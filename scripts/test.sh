@@ -46,6 +46,14 @@ if [ "$what" = data ]; then
     tests_of data
     # The same packages and features as without data, so that no dependency is built twice; only these tests.
     selected=
+    minilm=${NSPARSE_MINILM:-$PWD/models/minilm}
+    if [ -f "$minilm/model.safetensors" ] || { may_install && scripts/fetch-minilm.sh "$minilm"; }; then
+        tests_of minilm
+        export NSPARSE_MINILM="$minilm"
+        selected="$selected --test minilm"
+    else
+        leave_out "minilm: scripts/fetch-minilm.sh brings all-MiniLM-L6-v2, or NSPARSE_MINILM names its folder"
+    fi
     for file in $(grep -l 'feature = "data"' integration-tests/tests/*.rs); do
         selected="$selected --test $(basename "$file" .rs)"
     done

@@ -53,6 +53,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse mine --beir scifact --engine local --out rows.jsonl\n  nsparse mine --data my-data --engine opensearch --depth 100 --sample 8 --seed 1 --out rows.jsonl"
     )]
     Mine(MineArgs),
+    /// Let teachers score training rows
+    #[command(
+        after_help = "Examples:\n  nsparse score rows.jsonl --teachers configs/kd.yaml --out scored.jsonl\n  nsparse score rows.jsonl --teachers teachers.yaml --beir scifact --out scored.jsonl\n\nRows {query, pos, negs} or {query, docs} become {query, docs, scores}, the positive first, which train.losses.kl:\n{teacher: rows} learns from. The file of teachers is a recipe, or holds its section `teachers` alone:\n  teachers: {members: [{kind: dense, path: models/minilm}, {kind: bm25}], scale: 30, cache: cache}\nWhat models compute is kept in the cache, so a command that was stopped goes on where it was."
+    )]
+    Score(ScoreArgs),
     /// Train a document encoder as a configuration says
     #[command(
         after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume\n  nsparse train configs/scifact.yaml --processes 4"
@@ -314,6 +319,29 @@ pub(crate) struct MineArgs {
     /// The training rows
     #[arg(long, value_name = "FILE", default_value = "rows.jsonl")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScoreArgs {
+    /// The training rows (jsonl)
+    pub(crate) rows: PathBuf,
+    /// A recipe or another YAML file with a section `teachers`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) teachers: PathBuf,
+    /// The rows with scores
+    #[arg(long, value_name = "FILE", default_value = "scored.jsonl")]
+    pub(crate) out: PathBuf,
+    /// The scores of the only teacher as they are, neither brought to one scale nor multiplied
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Where models are computed: cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// Document template of the corpus that BM25 counts over; without a corpus it counts the rows' documents
+    #[arg(long, default_value = "{title} {text}")]
+    pub(crate) template: String,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ pub(crate) mod mine;
 pub(crate) mod msmarco;
 pub(crate) mod quickstart;
 pub(crate) mod reduce;
+pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod train;
 pub(crate) mod tune_idf;

@@ -69,7 +69,7 @@ impl Network<'_> {
         } else {
             let types = Tensor::from_vec(self.padded_types(), documents * width, self.device)?;
             let kinds = kinds.index_select(&types, 0)?.reshape((documents, width, hidden))?;
-            (words.broadcast_add(&positions)? + kinds)?
+            (words + kinds.broadcast_add(&positions)?)?
         };
         Ok(sum.reshape((documents * width, hidden))?)
     }

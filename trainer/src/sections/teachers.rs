@@ -197,6 +197,39 @@ impl TeachersSection {
     /// # Errors
     /// The first value that cannot be used, by its key.
     pub fn validate(&self, losses: &LossSection, is_trained: bool) -> Result<()> {
+        self.validate_members()?;
+        match (losses.asks_ensemble(), self.members.is_empty()) {
+            (Some(key), true) => Err(Error::config_with_hint(
+                format!("`train.losses.{key}` asks for the ensemble, but `teachers.members` is empty"),
+                "name at least one teacher: teachers: {members: [{kind: dense, path: FOLDER}]}",
+            )),
+            (None, false) if is_trained => Err(Error::config_with_hint(
+                "`teachers.members`: no loss asks them",
+                "set train.losses.kl: {weight: 1, teacher: ensemble}, or take the section out",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The section `teachers` of a file: a recipe, or one that holds nothing else.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has no such section, or a value cannot be used.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = nsparse_core::files::read_text(path)?;
+        let unusable = |message: String| nsparse_core::Error::file(path, message);
+        let mut file: serde_json::Value = serde_saphyr::from_str(&text).map_err(|e| unusable(e.to_string()))?;
+        let section = file.get_mut("teachers").map(serde_json::Value::take).unwrap_or_default();
+        let section: Option<Self> =
+            serde_json::from_value(section).map_err(|e| unusable(format!("`teachers`: {e}")))?;
+        let section = section.filter(|s| !s.members.is_empty()).ok_or_else(|| {
+            unusable("it names no teacher; write teachers: {members: [{kind: dense, path: FOLDER}]}".to_owned())
+        })?;
+        section.validate_members()?;
+        Ok(section)
+    }
+
+    fn validate_members(&self) -> Result<()> {
         let bad = |key: &str, problem: &str| Err(Error::config(format!("`teachers{key}`: {problem}")));
         if !(self.scale > 0.0 && self.scale.is_finite()) {
             return bad(".scale", "a number above 0");
@@ -210,17 +243,7 @@ impl TeachersSection {
                 return bad(&format!(".members[{number}].max_tokens"), &format!("at least {least}"));
             }
         }
-        match (losses.asks_ensemble(), self.members.is_empty()) {
-            (Some(key), true) => Err(Error::config_with_hint(
-                format!("`train.losses.{key}` asks for the ensemble, but `teachers.members` is empty"),
-                "name at least one teacher: teachers: {members: [{kind: dense, path: FOLDER}]}",
-            )),
-            (None, false) if is_trained => Err(Error::config_with_hint(
-                "`teachers.members`: no loss asks them",
-                "set train.losses.kl: {weight: 1, teacher: ensemble}, or take the section out",
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ pub mod ensemble;
 mod bm25;
 mod cache;
 mod cross;
+pub mod rows;
 mod scores;
 pub(crate) mod training;
 mod vectors;

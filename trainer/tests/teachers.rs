@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use common::{recipe, word, world};
 use nsparse_core::{Cancel, NoProgress};
 use nsparse_encoder::{BertConfig, BertMlm, Parameters};
-use nsparse_trainer::{Hooks, Start, Summary, TrainConfig, check, train};
+use nsparse_trainer::parallel::{Meeting, Team, join};
+use nsparse_trainer::{Hooks, Start, Summary, TrainConfig, check, follow, train, train_together};
 
 fn run(config: &TrainConfig, start: Start) -> Summary {
     train(config, start, &Hooks { cancel: &Cancel::default(), progress: &NoProgress }).unwrap()
@@ -159,6 +160,37 @@ fn a_stopped_run_goes_on_bit_for_bit() {
     teacher(&world, "dense", 99, None);
     let error = train(&stopped, Start::Continue, &Hooks { cancel: &Cancel::default(), progress: &NoProgress });
     assert!(error.err().unwrap().to_string().contains("cannot be used"));
+}
+
+/// Of two ranks the first asks the teachers, and both learn the same: they end with the same parameters (the run checks
+/// it), and the losses are those of one process but for rounding.
+#[test]
+fn two_ranks_learn_from_what_the_first_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    let members = all_kinds(&world);
+    let kl = |dir: &Path| -> Vec<f64> { steps(dir).iter().filter_map(|l| l["parts"]["kl"].as_f64()).collect() };
+    let alone = config(&world, "alone", &[&members]);
+    run(&alone, Start::New);
+    let shared = config(&world, "shared", &[&members]);
+    let meeting = Meeting::open().unwrap();
+    let invitation = meeting.invitation().clone();
+    let (cancel, progress) = (Cancel::default(), NoProgress);
+    let summary = std::thread::scope(|scope| {
+        let hooks = || Hooks { cancel: &cancel, progress: &progress };
+        let other = scope.spawn(|| {
+            let link = join(&invitation, 1, 2).unwrap();
+            follow(Team::new(Box::new(link)), &hooks()).unwrap();
+        });
+        let link = meeting.wait(2, || Ok(())).unwrap();
+        let summary = train_together(&shared, Start::New, &hooks(), Team::new(Box::new(link))).unwrap();
+        other.join().unwrap();
+        summary
+    });
+    assert!(summary.finished && summary.processes == 2);
+    let (one, two) = (kl(&alone.run.dir), kl(&shared.run.dir));
+    assert_eq!(one.len(), 10);
+    assert!(one.iter().zip(&two).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs()), "{one:?} {two:?}");
 }
 
 #[test]

@@ -74,7 +74,7 @@ pub struct DenseTeacher {
 /// How a sparse teacher reads queries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum QuerySide {
+pub enum TeacherQuery {
     /// Their distinct tokens with the folder's `idf.json`: a doc-only model.
     Idf,
     /// Through the same network as documents: a siamese model.
@@ -89,7 +89,7 @@ pub struct SparseTeacher {
     pub path: PathBuf,
     /// How queries are read; without it `idf` where the folder has an `idf.json`, else `encoder`.
     #[serde(default)]
-    pub query: Option<QuerySide>,
+    pub query: Option<TeacherQuery>,
     /// How a pooled logit becomes a weight, in a folder without `nsparse.json`; without it `splade`.
     #[serde(default)]
     pub activation: Option<Activation>,

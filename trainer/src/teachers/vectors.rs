@@ -11,7 +11,7 @@ use nsparse_encoder::{BertConfig, BertMlm, DenseEncoder, DenseSettings, Device, 
 
 use super::cache::{Key, Store, key};
 use super::{CHUNK, Member, Request, identity};
-use crate::sections::{DenseTeacher, QuerySide, SparseTeacher};
+use crate::sections::{DenseTeacher, SparseTeacher, TeacherQuery};
 use crate::{Error, Result};
 
 /// A text's vector.
@@ -54,7 +54,7 @@ enum Source {
 #[derive(Debug, Clone)]
 pub(super) struct SparseSettings {
     encode: EncodeSettings,
-    query: QuerySide,
+    query: TeacherQuery,
 }
 
 /// A dense or sparse encoder with its cache.
@@ -115,8 +115,8 @@ impl VectorMember {
         };
         encode.max_tokens = t.max_tokens.unwrap_or(encode.max_tokens);
         let has_idf = folder.file("idf.json").is_file();
-        let query = t.query.unwrap_or(if has_idf { QuerySide::Idf } else { QuerySide::Encoder });
-        if query == QuerySide::Idf && !has_idf {
+        let query = t.query.unwrap_or(if has_idf { TeacherQuery::Idf } else { TeacherQuery::Encoder });
+        if query == TeacherQuery::Idf && !has_idf {
             return Err(Error::config(format!(
                 "`teachers.members[{number}].query`: `idf` needs an idf.json in `{}`",
                 t.path.display()
@@ -132,8 +132,8 @@ impl VectorMember {
     /// A sparse teacher.
     pub(super) fn sparse(t: &SparseTeacher, settings: SparseSettings, store: Store, device: Device) -> Result<Self> {
         let queries = match settings.query {
-            QuerySide::Idf => Some(ModelDir::open(&t.path)?.query_encoder()?),
-            QuerySide::Encoder => None,
+            TeacherQuery::Idf => Some(ModelDir::open(&t.path)?.query_encoder()?),
+            TeacherQuery::Encoder => None,
         };
         Ok(Self {
             path: t.path.clone(),

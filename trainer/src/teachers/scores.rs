@@ -89,14 +89,11 @@ fn parse(line: &str) -> std::result::Result<Line, String> {
     // Ids may hold blanks where tabs part the columns.
     let columns: Vec<&str> =
         if line.contains('\t') { line.split('\t').map(str::trim).collect() } else { line.split_whitespace().collect() };
-    let (query, document, score) = match columns[..] {
-        [query, document, score] | [query, _, document, _, score, ..] => (query, document, score),
-        _ => {
-            return Err(format!(
-                "{} columns; expected `query document score` or `query Q0 document rank score tag`",
-                columns.len()
-            ));
-        }
+    let ([query, document, score] | [query, _, document, _, score, ..]) = columns[..] else {
+        return Err(format!(
+            "{} columns; expected `query document score` or `query Q0 document rank score tag`",
+            columns.len()
+        ));
     };
     let score = score.parse().map_err(|_| format!("the score `{score}` is not a number"))?;
     Ok(Line { query_id: query.to_owned(), doc_id: document.to_owned(), score })

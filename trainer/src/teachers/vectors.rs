@@ -164,20 +164,19 @@ impl VectorMember {
                 Ok(model.encode(texts, cancel, |_| ())?.into_iter().map(Vector::Dense).collect())
             }
             Source::Sparse { settings, model } => {
-                let model = match model {
-                    Some(model) => model,
-                    None => {
-                        let bert = BertMlm::load(&self.path, 0)?;
-                        if bert.head_is_new {
-                            return Err(nsparse_core::Error::file(
-                                &self.path.join("model.safetensors"),
-                                "it has no masked-language-model head (`cls.predictions.…`), so it is no sparse encoder",
-                            )
-                            .into());
-                        }
-                        let tokenizer = TextTokenizer::load(&self.path.join("tokenizer.json"))?;
-                        model.insert(SparseEncoder::new(bert, self.device, tokenizer, settings.encode.clone())?)
+                let model = if let Some(model) = model {
+                    model
+                } else {
+                    let bert = BertMlm::load(&self.path, 0)?;
+                    if bert.head_is_new {
+                        return Err(nsparse_core::Error::file(
+                            &self.path.join("model.safetensors"),
+                            "it has no masked-language-model head (`cls.predictions.…`), so it is no sparse encoder",
+                        )
+                        .into());
                     }
+                    let tokenizer = TextTokenizer::load(&self.path.join("tokenizer.json"))?;
+                    model.insert(SparseEncoder::new(bert, self.device, tokenizer, settings.encode.clone())?)
                 };
                 let vectors = model.encode_reporting(texts, &NoProgress, cancel)?;
                 Ok(vectors.into_iter().map(Vector::Sparse).collect())

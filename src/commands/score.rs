@@ -1,6 +1,7 @@
 //! `nsparse score`: training rows in, rows with teacher scores out.
 
 use anyhow::Context as _;
+use nsparse_core::beir::Document;
 use nsparse_core::{files, rows};
 use nsparse_trainer::sections::TeachersSection;
 use nsparse_trainer::teachers::rows::{all_documents, query_ids, score_rows};
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &ScoreArgs, printer: &Printer) -> anyhow::Result<ExitSta
         .into_iter()
         .map(|d| {
             let text = template.apply(&d);
-            nsparse_core::beir::Document { id: d.id, title: String::new(), text }
+            Document { id: d.id, text, ..Document::default() }
         })
         .collect();
     let cancel = settings::cancel_on_signal();

@@ -53,7 +53,7 @@ pub fn all_documents(corpus: Vec<Document>, rows: &[TrainingRow]) -> Vec<Documen
     let mut out = corpus;
     for document in rows.iter().flat_map(documents) {
         if seen.insert(document.id.to_owned()) {
-            out.push(Document { id: document.id.to_owned(), title: String::new(), text: document.text.to_owned() });
+            out.push(Document { id: document.id.to_owned(), text: document.text.to_owned(), ..Document::default() });
         }
     }
     out

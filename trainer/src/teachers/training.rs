@@ -9,9 +9,9 @@ use crate::batches::Batch;
 use crate::config::TrainConfig;
 use crate::data::TrainingData;
 use crate::objective::teacher_columns;
-use crate::sections::{Candidates, LossSection, Teacher};
+use crate::sections::{Candidates, LossSection, ShortRows, Teacher};
 
-/// The recipe's teachers, if its losses ask them. Texts of documents that no example names are let go.
+/// The recipe's teachers, if its losses ask them. Texts of documents that no batch will hold are let go.
 ///
 /// # Errors
 /// As [`Teachers::open`].
@@ -32,7 +32,11 @@ pub(crate) fn open(
     let documents = || -> Result<Vec<Document>> {
         let all = data.texts.iter().enumerate();
         Ok(all
-            .map(|(n, text)| Document { id: data.documents.id(n).to_owned(), title: String::new(), text: text.clone() })
+            .map(|(n, text)| Document {
+                id: data.documents.id(n).to_owned(),
+                text: text.clone(),
+                ..Document::default()
+            })
             .collect())
     };
     let teachers = Teachers::open(
@@ -47,13 +51,16 @@ pub(crate) fn open(
             progress,
         },
     )?;
-    let mut named = vec![false; data.texts.len()];
-    for document in data.examples.iter().flat_map(|e| e.others.iter().copied().chain(e.positive)) {
-        named[document] = true;
-    }
-    for (text, named) in data.texts.iter_mut().zip(named) {
-        if !named {
-            *text = String::new();
+    // A short row may be filled up with any document.
+    if config.train.short_rows != ShortRows::Fill {
+        let mut named = vec![false; data.texts.len()];
+        for document in data.examples.iter().flat_map(|e| e.others.iter().copied().chain(e.positive)) {
+            named[document] = true;
+        }
+        for (text, named) in data.texts.iter_mut().zip(named) {
+            if !named {
+                *text = String::new();
+            }
         }
     }
     Ok(Some(teachers))

@@ -19,7 +19,7 @@ pub use query::{QuerySection, Side, TableStart};
 pub use sets::{IdSpace, Missing, Mixing, NegativeOrder, SetSection, SetSource, ShortRows};
 pub use stages::{CalibrationSection, Decay, LearningRate, OptimizerSection, TrainSection, WarmStartSection, When};
 pub use teachers::{
-    Bm25Teacher, CrossTeacher, DenseTeacher, Missing, ScoresTeacher, SparseTeacher, TeacherQuery, TeacherSection,
+    Bm25Teacher, CrossTeacher, DenseTeacher, MissingScore, ScoresTeacher, SparseTeacher, TeacherQuery, TeacherSection,
     TeachersSection,
 };
 pub use watch::{CheckpointSection, EvalSection, GuardAction, GuardSection};

@@ -131,7 +131,7 @@ pub struct Bm25Teacher {
 /// What a pair that a score file does not have counts as.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Missing {
+pub enum MissingScore {
     /// The document is no candidate of the query's.
     #[default]
     Drop,
@@ -147,7 +147,7 @@ pub struct ScoresTeacher {
     pub file: PathBuf,
     /// `drop` or `lowest`: what a pair that the file does not have counts as.
     #[serde(default)]
-    pub missing: Missing,
+    pub missing: MissingScore,
     /// Its share in the average.
     #[serde(default = "one")]
     pub weight: f64,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Member, Request};
 use crate::Result;
-use crate::sections::{Missing, ScoresTeacher};
+use crate::sections::{MissingScore, ScoresTeacher};
 
 /// One query's scores by document.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ struct OfQuery {
 #[derive(Debug)]
 pub(super) struct ScoresMember {
     queries: HashMap<String, OfQuery>,
-    missing: Missing,
+    missing: MissingScore,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +106,7 @@ impl Member for ScoresMember {
         for (q, d) in request.pairs() {
             let Some(of_query) = self.queries.get(request.queries[q].id) else { continue };
             let score = of_query.scores.get(request.documents[d].id).copied();
-            let fallback = if self.missing == Missing::Lowest { of_query.lowest } else { f32::NAN };
+            let fallback = if self.missing == MissingScore::Lowest { of_query.lowest } else { f32::NAN };
             out[q * n + d] = score.unwrap_or(fallback);
         }
         Ok(out)
@@ -123,7 +123,7 @@ mod tests {
     use super::super::Text;
     use super::*;
 
-    fn read(text: &str, missing: Missing) -> Result<ScoresMember> {
+    fn read(text: &str, missing: MissingScore) -> Result<ScoresMember> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("scores");
         std::fs::write(&file, text).unwrap();
@@ -153,16 +153,16 @@ mod tests {
             "q1 Q0 a 1 3 run\nq1 Q0 b 2 -2.5 run\nq2 Q0 b 1 7 run\n",
             "{\"query_id\":\"q1\",\"doc_id\":\"a\",\"score\":3}\n{\"query_id\":\"q1\",\"doc_id\":\"b\",\"score\":-2.5}\n{\"query_id\":\"q2\",\"doc_id\":\"b\",\"score\":7.0}\n",
         ] {
-            let got = scores(&mut read(text, Missing::Drop).unwrap());
+            let got = scores(&mut read(text, MissingScore::Drop).unwrap());
             assert!(same(&got, &[3.0, -2.5, nan, nan, 7.0, nan]), "{text}: {got:?}");
-            let got = scores(&mut read(text, Missing::Lowest).unwrap());
+            let got = scores(&mut read(text, MissingScore::Lowest).unwrap());
             assert!(same(&got, &[3.0, -2.5, -2.5, 7.0, 7.0, nan]), "{text}: {got:?}");
         }
     }
 
     #[test]
     fn what_is_broken_is_named() {
-        let message = |text: &str| read(text, Missing::Drop).unwrap_err().to_string();
+        let message = |text: &str| read(text, MissingScore::Drop).unwrap_err().to_string();
         assert!(message("q1 a 3\nq1 b\n").contains("scores:2: 2 columns"));
         assert!(message("q1 a three\n").contains("`three` is not a number"));
         assert!(message("q1 a NaN\n").contains("finite"));

@@ -107,7 +107,11 @@ impl VectorMember {
                 )));
             }
             let facts = folder.facts()?;
-            EncodeSettings::new(facts.activation, facts.max_tokens, folder.zeroed_ids()?)
+            let zeroed = folder.zeroed_ids()?;
+            EncodeSettings {
+                segments: facts.segments,
+                ..EncodeSettings::new(facts.activation, facts.max_tokens, zeroed)
+            }
         } else {
             let positions = BertConfig::load(&folder.file("config.json"))?.max_position_embeddings;
             let special = folder.tokenizer()?.special().all.clone();
@@ -124,7 +128,7 @@ impl VectorMember {
         }
         let about = serde_json::json!({
             "kind": "sparse", "activation": encode.activation, "max_tokens": encode.max_tokens,
-            "zeroed": encode.zeroed,
+            "zeroed": encode.zeroed, "segments": encode.segments,
         });
         Ok((SparseSettings { encode, query }, identity(&t.path, &about)?))
     }

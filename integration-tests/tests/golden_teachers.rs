@@ -52,7 +52,7 @@ fn pooled_vectors_match() {
         .iter()
         .enumerate()
         .filter(|(_, ids)| ids.len() > 1)
-        .map(|(n, ids)| (n, ids[1..ids.len() - 1].iter().map(|id| format!("t{id} ")).collect()))
+        .map(|(n, ids)| (n, ids[1..ids.len() - 1].iter().map(|id| format!("t{id}")).collect::<Vec<_>>().join(" ")))
         .collect();
     for device in DEVICES {
         for (pooling, normalize, name) in [

@@ -340,6 +340,9 @@ pub(crate) struct ScoreArgs {
     /// Document template of the corpus that BM25 counts over; without a corpus it counts the rows' documents
     #[arg(long, default_value = "{title} {text}")]
     pub(crate) template: String,
+    /// Most characters of a templated text
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub(crate) max_chars: usize,
     #[command(flatten)]
     pub(crate) data: DataArgs,
 }

@@ -16,7 +16,7 @@ use crate::settings;
 pub(crate) fn run(args: &ScoreArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     let section = TeachersSection::load(&args.teachers)?;
     let found = rows::read(&args.rows)?;
-    let template = settings::template(&args.template)?;
+    let template = settings::template(&args.template, args.max_chars)?;
     let corpus = match (&args.data.beir, &args.data.data) {
         (None, None) => Vec::new(),
         _ => settings::dataset(&args.data, printer)?.corpus()?,

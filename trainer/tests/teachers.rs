@@ -176,8 +176,8 @@ fn two_ranks_learn_from_what_the_first_is_told() {
     let meeting = Meeting::open().unwrap();
     let invitation = meeting.invitation().clone();
     let (cancel, progress) = (Cancel::default(), NoProgress);
+    let hooks = || Hooks { cancel: &cancel, progress: &progress };
     let summary = std::thread::scope(|scope| {
-        let hooks = || Hooks { cancel: &cancel, progress: &progress };
         let other = scope.spawn(|| {
             let link = join(&invitation, 1, 2).unwrap();
             follow(Team::new(Box::new(link)), &hooks()).unwrap();

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use common::{recipe, word, world};
@@ -53,7 +54,7 @@ fn all_kinds(world: &Path) -> String {
     // Query `qI` has the relevant document `d2I`; the file knows that and one more of some.
     let mut scores = String::new();
     for q in 0..common::QUERIES {
-        scores.push_str(&format!("q{q} d{} 3.5\nq{q} d{} 1\n", 2 * q, 2 * q + 1));
+        writeln!(scores, "q{q} d{} 3.5\nq{q} d{} 1", 2 * q, 2 * q + 1).unwrap();
     }
     std::fs::write(world.join("scores.tsv"), scores).unwrap();
     let at = world.display();
@@ -200,7 +201,7 @@ fn the_ensemble_masks_false_negatives() {
     // Positives have even numbers; odd documents score higher, and all of them go.
     let mut scores = String::new();
     for (q, d) in (0..common::QUERIES).flat_map(|q| (0..common::DOCUMENTS).map(move |d| (q, d))) {
-        scores.push_str(&format!("{{\"query_id\": \"q{q}\", \"doc_id\": \"d{d}\", \"score\": {}}}\n", d % 2));
+        writeln!(scores, "{{\"query_id\": \"q{q}\", \"doc_id\": \"d{d}\", \"score\": {}}}", d % 2).unwrap();
     }
     std::fs::write(world.join("scores.jsonl"), scores).unwrap();
     let members = format!("teachers.members=[{{kind: scores, file: {}/scores.jsonl}}]", world.display());

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::bench::args::BenchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
 use crate::data_args::{DataCommand, RunForm};
+use crate::mining::args::MineArgs;
 
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
 ///
@@ -48,10 +49,8 @@ pub(crate) enum Command {
     /// Make the idf table of a corpus
     #[command(after_help = "Example:\n  nsparse idf --beir scifact --tokenizer minilm/tokenizer.json --out idf.json")]
     Idf(IdfArgs),
-    /// Mine BM25 hard negatives for all training queries
-    #[command(
-        after_help = "Examples:\n  nsparse mine --beir scifact --engine local --out rows.jsonl\n  nsparse mine --data my-data --engine opensearch --depth 100 --sample 8 --seed 1 --out rows.jsonl"
-    )]
+    /// Mine hard negatives for all training queries, by BM25 or by a trained model
+    #[command(after_help = crate::mining::args::EXAMPLES)]
     Mine(MineArgs),
     /// Let teachers score training rows
     #[command(
@@ -104,7 +103,7 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// Measure rankings: nDCG, MAP, recall, precision, MRR
     #[command(
-        after_help = "Examples:\n  nsparse eval --beir scifact --method bm25\n  nsparse eval --beir scifact --method sparse --model runs/scifact/model --engine local\n  nsparse eval --qrels qrels.txt --run run.txt --json"
+        after_help = "Examples:\n  nsparse eval --beir scifact --method bm25\n  nsparse eval --beir scifact --method sparse --model runs/scifact/model --engine local\n  nsparse eval --qrels qrels.txt --run run.txt --json\n  nsparse eval --all-checkpoints runs/scifact --beir scifact --split dev"
     )]
     Eval(EvalArgs),
     /// Show a text's vector as document and as query, heaviest terms first
@@ -284,41 +283,6 @@ pub(crate) enum Formula {
     Bm25,
     /// ln((N + 1)/(df + 1)) + 1
     Smooth,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct MineArgs {
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
-    /// Where BM25 runs
-    #[arg(long, value_enum, default_value_t = Engine::Local)]
-    pub(crate) engine: Engine,
-    /// Which split's queries
-    #[arg(long, default_value = "train")]
-    pub(crate) split: String,
-    /// How many documents are fetched for a query
-    #[arg(long, default_value_t = 100)]
-    pub(crate) depth: usize,
-    /// How many of them become negatives
-    #[arg(long, default_value_t = 8)]
-    pub(crate) sample: usize,
-    /// Ranks above this one are left out
-    #[arg(long, value_name = "RANK", default_value_t = 0)]
-    pub(crate) skip: usize,
-    /// Seed of the sample
-    #[arg(long, default_value_t = 42)]
-    pub(crate) seed: u64,
-    /// Document template of the rows' texts: {title}, {text} and other fields of the corpus, such as {url}
-    #[arg(long, default_value = "{title} {text}")]
-    pub(crate) template: String,
-    /// Most characters of a templated text
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
-    pub(crate) max_chars: usize,
-    /// The training rows
-    #[arg(long, value_name = "FILE", default_value = "rows.jsonl")]
-    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -656,15 +620,24 @@ pub(crate) struct EvalArgs {
     /// How documents are ranked
     #[arg(long, value_enum, default_value_t = Method::Sparse)]
     pub(crate) method: Method,
-    /// Where ranking happens
-    #[arg(long, value_enum, default_value_t = Engine::Opensearch)]
-    pub(crate) engine: Engine,
+    /// Where ranking happens [default: opensearch]
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<Engine>,
     /// Which split is judged
     #[arg(long, default_value = "test")]
     pub(crate) split: String,
     /// The model directory (sparse), or a folder with tokenizer.json and, if there is one, idf.json (idf)
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Option<PathBuf>,
+    /// Measure every checkpoint that a run has kept, its warm start and its model, in this process
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "qrels", "run", "baseline", "out", "clean"])]
+    pub(crate) all_checkpoints: Option<PathBuf>,
+    /// What --all-checkpoints is sorted out by
+    #[arg(long, default_value = "ndcg@10", requires = "all_checkpoints")]
+    pub(crate) metric: String,
+    /// Which one the others are compared with
+    #[arg(long, value_enum, default_value_t = Against::First, requires = "all_checkpoints")]
+    pub(crate) against: Against,
     /// Analyzer of BM25's fields in OpenSearch
     #[arg(long, default_value = "english")]
     pub(crate) analyzer: String,
@@ -698,6 +671,15 @@ pub(crate) struct EvalArgs {
     /// cpu, cpu-reference, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
+}
+
+/// Which checkpoint the others are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Against {
+    /// The one with the fewest steps
+    First,
+    /// The best
+    Best,
 }
 
 #[derive(Debug, Args)]

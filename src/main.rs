@@ -11,11 +11,13 @@ mod document_encoder;
 mod download;
 mod encode_job;
 mod failure;
+mod mining;
 mod printer;
 mod processes;
 mod queries;
 mod ranking;
 mod settings;
+mod stored_vectors;
 
 use std::process::ExitCode;
 

@@ -6,23 +6,28 @@ use std::path::{Path, PathBuf};
 use nsparse_core::beir::{Dataset, Document, Query};
 use nsparse_core::model_dir::ModelDir;
 use nsparse_core::segments::maximum;
+use nsparse_core::vector_files::{FileMeta, Format, Job, Precision};
 use nsparse_core::{
     Cancel, DocumentTemplate, Error, IdfFormula, IdfTable, QueryEncoder, Run, SearchQuery, Searcher, SparseVector,
     TextTokenizer, files,
 };
+use nsparse_encoder::document::DEFAULT_BATCH_TOKENS;
 use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_opensearch::Cluster;
 use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight, SegmentIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Method;
+use crate::cli::{Method, Runtime, RuntimeArgs};
 use crate::failure::usage;
 use crate::printer::Printer;
 use crate::queries::Queries;
-use crate::{cluster_index, settings};
+use crate::{cluster_index, document_encoder, encode_job, settings, stored_vectors};
 
 /// BM25's analyzer in a cluster unless another is asked for; the embedded index has the same.
 pub(crate) const ANALYZER: &str = "english";
+
+/// Documents of an encoding that are noted as done together.
+const BLOCK: u64 = 1024;
 
 /// What is ranked, and by what.
 #[derive(Debug)]
@@ -51,6 +56,14 @@ pub(crate) struct Vectors {
     pub(crate) template: DocumentTemplate,
     /// What made them: names the index that holds them.
     pub(crate) key: String,
+}
+
+/// A model's query side, and where its vectors lie.
+struct ModelSide {
+    file: PathBuf,
+    queries: Queries,
+    template: DocumentTemplate,
+    key: String,
 }
 
 impl Plan<'_> {
@@ -122,8 +135,94 @@ impl Plan<'_> {
     }
 
     fn encoded(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
-        let folder = self.model()?;
-        let directory = ModelDir::open(folder)?;
+        if self.method == Method::Nested {
+            return self.nested(printer, cancel);
+        }
+        let read = |file: &Path| Ok(stored_vectors::read(file, self.documents)?.1);
+        let (documents, side) = self.with_vectors(printer, cancel, read)?;
+        Ok(Vectors { documents, segments: None, queries: side.queries, template: side.template, key: side.key })
+    }
+
+    /// One vector a segment.
+    fn nested(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Vectors> {
+        let side = self.side()?;
+        let segments = if let Some(segments) = read_vectors(&side.file, self.documents) {
+            printer.note(format!("Vectors of an earlier run are used: {}", side.file.display()));
+            segments
+        } else {
+            side.template.require_fields(self.documents)?;
+            let encoder = SparseEncoder::load(self.model()?, self.device)?;
+            let texts: Vec<String> = self.documents.iter().map(|d| side.template.apply(d)).collect();
+            let segments = encoder.encode_segments_reporting(&texts, &printer.progress(), cancel)?;
+            write_vectors(&side.file, self.documents, &segments)?;
+            segments
+        };
+        let documents = segments.iter().map(|of_document| maximum(of_document)).collect();
+        let ModelSide { queries, template, key, .. } = side;
+        Ok(Vectors { documents, segments: Some(segments), queries, template, key })
+    }
+
+    /// The embedded index over the model's vectors, with its query side; the vectors themselves are not kept in memory.
+    pub(crate) fn index(&self, printer: &Printer, cancel: &Cancel) -> anyhow::Result<(InvertedIndex, Queries)> {
+        let read = |file: &Path| stored_vectors::index(file, self.documents);
+        let (index, side) = self.with_vectors(printer, cancel, read)?;
+        Ok((index, side.queries))
+    }
+
+    /// Where the model's vectors of these documents are kept.
+    pub(crate) fn vectors_file(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.side()?.file)
+    }
+
+    /// Reads the file of the model's vectors, which is made if it is not there; a stopped encoding goes on.
+    fn with_vectors<T>(
+        &self,
+        printer: &Printer,
+        cancel: &Cancel,
+        read: impl Fn(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<(T, ModelSide)> {
+        let side = self.side()?;
+        let is_there = FileMeta::load(&side.file).is_ok_and(|meta| meta.fits(&side.file));
+        if is_there {
+            match read(&side.file) {
+                Ok(found) => {
+                    printer.note(format!("Vectors of an earlier run are used: {}", side.file.display()));
+                    return Ok((found, side));
+                }
+                Err(error) => printer.note(format!("Vectors of an earlier run are made anew: {error}")),
+            }
+        }
+        side.template.require_fields(self.documents)?;
+        let args = RuntimeArgs { runtime: Runtime::Nsparse, onnxruntime: None };
+        let job = Job {
+            model: files::sha256_bytes(side.key.as_bytes()),
+            engine: self.device.to_string(),
+            format: Format::Binary,
+            weights: Precision::Full,
+            quantize: None,
+            block: BLOCK,
+            batch_tokens: DEFAULT_BATCH_TOKENS as u64,
+            id_field: self.set.fields.id.clone(),
+            title_field: self.set.fields.title.clone(),
+            text_field: self.set.fields.text.clone(),
+            shard: None,
+        };
+        let plan = encode_job::Plan {
+            job,
+            source: encode_job::Source::File(self.set.folder.join("corpus.jsonl")),
+            model: document_encoder::open(self.model()?, &args, &self.device.to_string())?,
+            out: side.file.clone(),
+            force: is_there,
+        };
+        if !plan.run(printer, cancel)?.is_finished {
+            printer.note("The vectors made until now are kept: the same command goes on from there");
+            return Err(Error::Cancelled.into());
+        }
+        Ok((read(&side.file)?, side))
+    }
+
+    fn side(&self) -> anyhow::Result<ModelSide> {
+        let directory = ModelDir::open(self.model()?)?;
         let facts = directory.facts()?;
         let queries = Queries::open(&directory, self.device)?;
         let weights = files::sha256_file(&directory.file("model.safetensors"))?.0;
@@ -135,28 +234,12 @@ impl Plan<'_> {
             reading.push_str(&serde_json::to_string(segments)?);
         }
         let is_nested = self.method == Method::Nested;
-        let kind = if is_nested { "segments" } else { "encoded" };
+        let (kind, ending) = if is_nested { ("segments", "jsonl") } else { ("encoded", "nsv") };
         let key = self.key(&[kind, &weights, &config, &tokenizer, &reading])?;
-        let cached = settings::cache_dir().join("vectors").join(format!("{key}.jsonl"));
-        let segments = if let Some(segments) = read_vectors(&cached, self.documents) {
-            printer.note(format!("Vectors of an earlier run are used: {}", cached.display()));
-            segments
-        } else {
-            facts.template.require_fields(self.documents)?;
-            let encoder = SparseEncoder::load(folder, self.device)?;
-            let texts: Vec<String> = self.documents.iter().map(|d| facts.template.apply(d)).collect();
-            let progress = printer.progress();
-            let segments = if is_nested {
-                encoder.encode_segments_reporting(&texts, &progress, cancel)?
-            } else {
-                encoder.encode_reporting(&texts, &progress, cancel)?.into_iter().map(|vector| vec![vector]).collect()
-            };
-            write_vectors(&cached, self.documents, &segments)?;
-            segments
-        };
-        let documents = segments.iter().map(|of_document| maximum(of_document)).collect();
-        let segments = is_nested.then_some(segments);
-        Ok(Vectors { documents, segments, queries, template: facts.template, key })
+        // Devices agree within rounding, not to the last bit.
+        let device = self.device.to_string().replace(':', "-");
+        let file = settings::cache_dir().join("vectors").join(format!("{key}-{device}.{ending}"));
+        Ok(ModelSide { file, queries, template: facts.template, key })
     }
 
     /// A short content hash over the corpus and what makes its vectors.
@@ -173,7 +256,7 @@ impl Plan<'_> {
 }
 
 /// Mean active dimensions of documents and queries.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Dimensions {
     /// Of a document.
     pub(crate) document_mean: f64,

@@ -11,6 +11,7 @@ pub mod files;
 pub mod hard_negatives;
 pub mod idf;
 pub mod journal;
+pub mod lineage;
 pub mod model_dir;
 pub mod msmarco;
 pub mod progress;

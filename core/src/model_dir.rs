@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::lineage::Lineage;
 use crate::{DocumentTemplate, Error, IdfTable, QueryEncoder, Result, Segments, TextTokenizer, TokenId, files};
 
 /// How a pooled logit `v` becomes a weight.
@@ -84,6 +85,9 @@ pub struct ModelFacts {
     /// The resolved recipe, as the trainer wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<serde_json::Value>,
+    /// What its training started from and read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
     /// Version of nsparse that wrote it.
     pub nsparse_version: String,
 }
@@ -101,6 +105,7 @@ impl ModelFacts {
             query_side: QuerySideKind::Table,
             weights_sha256: None,
             recipe: None,
+            lineage: None,
             nsparse_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

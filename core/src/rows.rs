@@ -125,3 +125,42 @@ pub fn write(path: &Path, rows: &[TrainingRow]) -> Result<()> {
         Ok(())
     })
 }
+
+/// Between two origins in a row's `source`.
+const AND: &str = " + ";
+/// Before the negatives that an origin gave, counted from 1.
+const GAVE: &str = " negatives=";
+
+/// The `source` of a row whose negatives come from these origins, one a negative. Of one origin alone it is the
+/// origin itself; of several each says which negatives it gave: `A negatives=1-3 + B negatives=4-4`.
+pub fn joined_source<'a>(origins: impl IntoIterator<Item = &'a str>) -> String {
+    let mut runs: Vec<(&str, usize)> = Vec::new();
+    for origin in origins {
+        match runs.last_mut() {
+            Some((last, count)) if *last == origin => *count += 1,
+            _ => runs.push((origin, 1)),
+        }
+    }
+    if let [(only, _)] = runs[..] {
+        return only.to_owned();
+    }
+    let mut last = 0;
+    let named = runs.iter().map(|(origin, count)| {
+        let first = last + 1;
+        last += count;
+        format!("{origin}{GAVE}{first}-{last}")
+    });
+    named.collect::<Vec<_>>().join(AND)
+}
+
+/// The origins that a row's `source` names, each with its negatives where it says which (the first and the last,
+/// counted from 1).
+pub fn origins(source: &str) -> impl Iterator<Item = (&str, Option<(usize, usize)>)> {
+    source.split(AND).map(|part| {
+        let range = part.rsplit_once(GAVE).and_then(|(origin, range)| {
+            let (first, last) = range.split_once('-')?;
+            Some((origin, (first.parse().ok()?, last.parse().ok()?)))
+        });
+        range.map_or((part, None), |(origin, range)| (origin, Some(range)))
+    })
+}

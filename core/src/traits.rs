@@ -55,6 +55,15 @@ pub trait Searcher {
     /// # Errors
     /// Whatever the engine behind it reports.
     fn search(&self, queries: &[SearchQuery], depth: usize) -> Result<Vec<Vec<Hit>>>;
+
+    /// Scores of some documents for a query, in the order of `ids` and with the bits that [`Searcher::search`] gives;
+    /// 0 for a document that shares nothing with the query or is not there. `None` if the searcher can only rank.
+    ///
+    /// # Errors
+    /// As [`Searcher::search`].
+    fn score(&self, _query: &SearchQuery, _ids: &[&str]) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
 }
 
 /// Scores pairs of a query and a document: a teacher.

@@ -1,6 +1,8 @@
 //! Searching a cluster: BM25 over title and text, and sparse vectors through `neural_sparse` where the plugin is,
 //! through `rank_feature` clauses where it is not. Both give the same scores.
 
+use std::collections::HashMap;
+
 use nsparse_core::vector::MAX_QUERY_TOKENS;
 use nsparse_core::{Hit, SearchQuery, Searcher, SparseVector, Weight};
 use serde::Serialize;
@@ -40,6 +42,10 @@ impl Searcher for Bm25Searcher {
     fn search(&self, queries: &[SearchQuery], depth: usize) -> nsparse_core::Result<Vec<Vec<Hit>>> {
         let clauses = queries.iter().map(|q| Some(self.query(&q.text))).collect();
         Ok(multi_search(&self.cluster, &self.index, queries, clauses, depth)?)
+    }
+
+    fn score(&self, query: &SearchQuery, ids: &[&str]) -> nsparse_core::Result<Option<Vec<f32>>> {
+        Ok(Some(score_ids(&self.cluster, &self.index, query, Some(self.query(&query.text)), ids)?))
     }
 }
 
@@ -142,6 +148,25 @@ impl Searcher for SparseSearcher {
         let clauses = queries.iter().map(|q| self.query_with(q, &names)).collect::<Result<Vec<_>>>()?;
         Ok(multi_search(&self.cluster, &self.index, queries, clauses, depth)?)
     }
+
+    fn score(&self, query: &SearchQuery, ids: &[&str]) -> nsparse_core::Result<Option<Vec<f32>>> {
+        Ok(Some(score_ids(&self.cluster, &self.index, query, self.query(query)?, ids)?))
+    }
+}
+
+/// Scores of named documents: the query itself, with a filter that does not score.
+fn score_ids(
+    cluster: &Cluster,
+    index: &str,
+    query: &SearchQuery,
+    clause: Option<Value>,
+    ids: &[&str],
+) -> Result<Vec<f32>> {
+    let filtered = |clause| json!({ "bool": { "must": [clause], "filter": [{ "ids": { "values": ids } }] } });
+    let asked = std::slice::from_ref(query);
+    let found = multi_search(cluster, index, asked, vec![clause.map(filtered)], ids.len().clamp(1, MAX_DEPTH))?;
+    let hits: HashMap<&str, f32> = found.iter().flatten().map(|hit| (hit.id.as_str(), hit.score)).collect();
+    Ok(ids.iter().map(|id| hits.get(id).copied().unwrap_or(0.0)).collect())
 }
 
 /// A query's features, with its id in the error.

@@ -1,6 +1,9 @@
 //! An exact inverted index over sparse vectors: every posting is read, nothing is skipped or approximated.
 //! In [`Arithmetic::Engine`] it stores and scores as Lucene does, so that its ranking is the engine's.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use nsparse_core::vector::engine_weight;
 use nsparse_core::{Hit, Result, SearchQuery, Searcher, SparseVector, TokenId, Weight};
 use rayon::prelude::*;
@@ -37,6 +40,8 @@ pub struct IndexStats {
 #[derive(Debug, Clone)]
 pub struct InvertedIndex {
     ids: Vec<String>,
+    /// Document numbers by id, made when first asked for.
+    places: OnceLock<HashMap<String, u32>>,
     arithmetic: Arithmetic,
     /// The postings of token `t` are `offsets[t]..offsets[t + 1]`, ascending by document.
     offsets: Vec<usize>,
@@ -102,6 +107,7 @@ impl InvertedIndex {
         }
         Self {
             ids,
+            places: OnceLock::new(),
             arithmetic,
             offsets,
             documents: posting_documents,
@@ -166,10 +172,7 @@ impl InvertedIndex {
         for (token, query_weight) in query.iter() {
             for i in self.postings(token) {
                 let (document, weight) = (self.documents[i], self.weights[i]);
-                let product = match self.arithmetic {
-                    Arithmetic::Engine => f64::from(query_weight * weight),
-                    Arithmetic::Exact => f64::from(query_weight) * f64::from(weight),
-                };
+                let product = self.product(query_weight, weight);
                 let score = &mut scores[document as usize];
                 if *score < 0.0 {
                     touched.push(document);
@@ -190,6 +193,25 @@ impl InvertedIndex {
         }
         hits.sort_unstable_by(order);
         hits
+    }
+
+    fn product(&self, query_weight: Weight, weight: Weight) -> f64 {
+        match self.arithmetic {
+            Arithmetic::Engine => f64::from(query_weight * weight),
+            Arithmetic::Exact => f64::from(query_weight) * f64::from(weight),
+        }
+    }
+
+    /// One document's score, summed in the order of [`InvertedIndex::top`].
+    fn score_of(&self, query: &SparseVector, document: u32) -> f32 {
+        let mut sum = 0.0f64;
+        for (token, query_weight) in query.iter() {
+            let list = self.postings(token);
+            if let Ok(place) = self.documents[list.clone()].binary_search(&document) {
+                sum += self.product(query_weight, self.weights[list.start + place]);
+            }
+        }
+        sum as f32
     }
 
     fn postings(&self, token: TokenId) -> std::ops::Range<usize> {
@@ -213,6 +235,14 @@ impl Searcher for InvertedIndex {
                 },
             )
             .collect())
+    }
+
+    fn score(&self, query: &SearchQuery, ids: &[&str]) -> Result<Option<Vec<f32>>> {
+        let places = self
+            .places
+            .get_or_init(|| self.ids.iter().enumerate().map(|(number, id)| (id.clone(), number as u32)).collect());
+        let score = |id: &&str| places.get(*id).map_or(0.0, |&number| self.score_of(&query.vector, number));
+        Ok(Some(ids.iter().map(score).collect()))
     }
 }
 
@@ -333,8 +363,11 @@ mod tests {
                 vectors.into_iter().enumerate().map(|(i, v)| (format!("d{i}"), v)).collect();
             let index = InvertedIndex::build_with(documents.clone(), arithmetic);
             let found = index.search(&queries.iter().cloned().map(query).collect::<Vec<_>>(), depth).unwrap();
-            for (hits, query) in found.iter().zip(&queries) {
-                let mut expected = slow(&documents, query, arithmetic);
+            for (hits, vector) in found.iter().zip(&queries) {
+                let mut expected = slow(&documents, vector, arithmetic);
+                let ids: Vec<&str> = expected.iter().map(|h| h.id.as_str()).collect();
+                let scores = index.score(&query(vector.clone()), &ids).unwrap().unwrap();
+                prop_assert_eq!(scores, expected.iter().map(|h| h.score).collect::<Vec<_>>());
                 expected.truncate(depth);
                 prop_assert_eq!(hits, &expected);
             }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::ExitStatus;
 use crate::cli::{Engine, EvalArgs};
+use crate::commands::eval_checkpoints;
 use crate::data_args::RunForm;
 use crate::printer::{Printer, table};
 use crate::ranking::{self, Dimensions, Plan};
@@ -52,6 +53,9 @@ pub(crate) struct Seconds {
 }
 
 pub(crate) fn run(args: &EvalArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    if let Some(run) = &args.all_checkpoints {
+        return eval_checkpoints::run(args, run, printer);
+    }
     if args.clean {
         let set = settings::dataset(&args.data, printer)?;
         let removed = cluster_index::clean(&settings::cluster(&args.cluster)?, &set)?;
@@ -83,7 +87,8 @@ pub(crate) fn run(args: &EvalArgs, printer: &Printer) -> anyhow::Result<ExitStat
     Ok(ExitStatus::Success)
 }
 
-fn options(args: &EvalArgs) -> EvalOptions {
+/// Cut-offs and relevance that were asked for.
+pub(crate) fn options(args: &EvalArgs) -> EvalOptions {
     let mut options = EvalOptions { relevance: args.level, ..EvalOptions::default() };
     options.ks.extend(&args.k);
     options.ks.sort_unstable();
@@ -119,7 +124,7 @@ fn ranked(args: &EvalArgs, printer: &Printer) -> anyhow::Result<(Qrels, Run, Tim
     let device = settings::device(&args.device)?;
     let plan = Plan { set: &set, documents: &documents, method: args.method, model: args.model.as_deref(), device };
     let started = std::time::Instant::now();
-    let cluster = match args.engine {
+    let cluster = match args.engine.unwrap_or(Engine::Opensearch) {
         Engine::Local => None,
         Engine::Opensearch => Some(settings::cluster(&args.cluster)?),
     };

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
     let started = std::time::Instant::now();
     let report = match (&args.vectors, &args.model) {
         (Some(file), _) => {
-            let (vocabulary, vectors) = stored(file, &documents)?;
+            let (vocabulary, vectors) = stored_vectors::read(file, &documents)?;
             options.job = format!("{index} {}", files::sha256_file(file)?.0);
             if options.fields.segments.is_some() {
                 return Err(usage(
@@ -77,33 +77,6 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
     }
     printer.json(&json!({ "index": index, "seconds": seconds, "journal": path, "report": report }))?;
     Ok(if report.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::No })
-}
-
-/// The documents' vectors from a file of `nsparse encode --format binary`, in their order, with the vocabulary.
-pub(crate) fn stored(path: &Path, documents: &[Document]) -> anyhow::Result<(Vec<String>, Vec<SparseVector>)> {
-    let file = VectorFile::open(path)?;
-    let vocabulary = file.header().vocabulary.clone();
-    let places: HashMap<&str, usize> = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();
-    let mut vectors = vec![None; documents.len()];
-    for item in file {
-        let (id, vector) = item?;
-        let Some(&place) = places.get(id.as_str()) else {
-            return Err(usage(
-                format!("`{}` has a vector of `{id}`, which is none of these documents", path.display()),
-                "name the documents that were encoded",
-            ));
-        };
-        vectors[place] = Some(vector);
-    }
-    let without = vectors.iter().filter(|v| v.is_none()).count();
-    if let Some(first) = vectors.iter().position(Option::is_none) {
-        let id = &documents[first].id;
-        return Err(usage(
-            format!("{without} documents have no vector in `{}`, the first is `{id}`", path.display()),
-            "encode all of them; shards are put together by `nsparse reduce`",
-        ));
-    }
-    Ok((vocabulary, vectors.into_iter().flatten().collect()))
 }
 
 /// The cluster, index and fields that the deployment or the flags name.

@@ -7,6 +7,7 @@ pub(crate) mod data;
 pub(crate) mod deploy;
 pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod eval_checkpoints;
 pub(crate) mod export;
 pub(crate) mod idf;
 pub(crate) mod ingest;

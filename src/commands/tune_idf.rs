@@ -14,12 +14,11 @@ use serde_json::json;
 
 use crate::ExitStatus;
 use crate::cli::{ClusterArgs, DataArgs, Engine, Method};
-use crate::commands::ingest::stored;
 use crate::failure::usage;
 use crate::printer::{Printer, table};
 use crate::queries::Queries;
 use crate::ranking::{Plan, Vectors};
-use crate::{cluster_index, settings};
+use crate::{cluster_index, settings, stored_vectors};
 
 #[derive(Debug, Args)]
 pub(crate) struct TuneIdfArgs {
@@ -122,7 +121,7 @@ pub(crate) fn run(args: &TuneIdfArgs, printer: &Printer) -> anyhow::Result<ExitS
         None => Plan { set: &set, documents: &documents, method: Method::Sparse, model: Some(&args.model), device }
             .vectors(printer, &cancel)?,
         Some(file) => {
-            let (vocabulary, stored) = stored(file, &documents)?;
+            let (vocabulary, stored) = stored_vectors::read(file, &documents)?;
             if vocabulary != encoder.tokenizer().vocabulary() {
                 return Err(usage(
                     format!("`{}` has another vocabulary than `{}`", file.display(), args.model.display()),

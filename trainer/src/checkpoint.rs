@@ -14,6 +14,7 @@ use crate::evaluate::EvaluationRecord;
 use crate::folders::{remove_folder, replace_folder, restore_folders};
 use crate::guard::{GuardState, Warning};
 use crate::optimizer::AdamW;
+use crate::run_models::PARAMETERS;
 use crate::stage::StageMemory;
 use crate::{Error, Result};
 
@@ -128,7 +129,8 @@ impl Checkpoints {
         self.folder.join(format!("step-{step:07}"))
     }
 
-    /// Writes a checkpoint, then removes old ones: the newest `keep` stay, and the best step's.
+    /// Writes a checkpoint, then removes old ones: the newest `keep` stay, and the best step's. With a `keep` of 0
+    /// all stay.
     ///
     /// # Errors
     /// If it cannot be written; earlier checkpoints then stay as they are.
@@ -145,14 +147,15 @@ impl Checkpoints {
             state: state.clone(),
         };
         replace_folder(&self.path(state.total_steps), |folder| {
-            parameters.save(&folder.join("parameters.safetensors"))?;
+            parameters.save(&folder.join(PARAMETERS))?;
             Parameters::save_buffer(specs, first, &folder.join("first_moment.safetensors"))?;
             Parameters::save_buffer(specs, second, &folder.join("second_moment.safetensors"))?;
             files::write_json(&folder.join("state.json"), &stored)?;
             Ok(())
         })?;
         let steps = self.steps();
-        for &step in &steps[..steps.len().saturating_sub(self.keep)] {
+        let old = if self.keep == 0 { 0 } else { steps.len().saturating_sub(self.keep) };
+        for &step in &steps[..old] {
             if best != Some(step) {
                 remove_folder(&self.path(step))?;
             }
@@ -192,7 +195,7 @@ impl Checkpoints {
         let read = |name: &str| -> Result<Parameters> {
             Ok(Parameters::from_tensors(Parameters::read_tensors(&path.join(name))?)?)
         };
-        let restored = read("parameters.safetensors")?;
+        let restored = read(PARAMETERS)?;
         if restored.specs() != parameters.specs() {
             return refuse("its parameters are those of another model".to_owned(), "begin a new run");
         }

@@ -182,7 +182,6 @@ impl TrainConfig {
             ("warm_start.batch_documents", self.warm_start.batch_documents),
             ("train.batch_queries", self.train.batch_queries),
             ("train.accumulation", self.train.accumulation),
-            ("checkpoint.keep", self.checkpoint.keep),
         ] {
             if value == 0 {
                 return bad(key, "at least 1");

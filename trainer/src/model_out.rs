@@ -48,6 +48,7 @@ pub fn write_model(
         }
         facts.weights_sha256 = Some(files::sha256_file(&new.join("model.safetensors"))?.0);
         facts.recipe = serde_json::to_value(config).ok();
+        facts.lineage = Some(data.lineage.clone());
         files::write_json(&new.join("nsparse.json"), &facts)?;
         Ok(())
     })

@@ -84,6 +84,7 @@ impl RandomData {
             examples,
             held_out: Vec::new(),
             held_out_documents: Vec::new(),
+            lineage: nsparse_core::lineage::Lineage::default(),
             fingerprint: String::new(),
         })
     }

@@ -21,6 +21,7 @@ use crate::config::TrainConfig;
 use crate::data::TrainingData;
 use crate::evaluate::Evaluator;
 use crate::guard::Guard;
+use crate::lineage::lineage;
 use crate::metrics_log::{MetricsLog, Record};
 use crate::model_out::write_model;
 use crate::parallel::Team;
@@ -82,6 +83,7 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
         Some(teachers) => format!("{} {}", data.fingerprint, teachers.identity()),
         None => data.fingerprint.clone(),
     };
+    data.lineage = lineage(config, hooks.progress)?;
     let mut network = build_network(config, &model, &tokenizer)?;
     network.team = team;
     network.team.require_same("the data", &data.fingerprint)?;

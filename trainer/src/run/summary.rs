@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use nsparse_core::lineage::Lineage;
 use nsparse_encoder::BertMlm;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,9 @@ pub struct Summary {
     /// The same metric, queries and documents with BM25's tf part as document weight, the warm start's target:
     /// what the evaluations are to be compared with.
     pub lexical_reference: Option<f64>,
+    /// What it started from and read.
+    #[serde(default)]
+    pub lineage: Lineage,
     /// Seconds of this sitting before the first step: reading, tokenizing, idf, calibration.
     pub preparing_seconds: f64,
     /// What the teachers computed in this sitting; what their cache held is not counted.
@@ -159,6 +163,7 @@ impl Run<'_> {
             processes: self.network.team.size(),
             evaluations: self.state.evaluations.clone(),
             lexical_reference,
+            lineage: self.data.lineage.clone(),
             preparing_seconds,
             teachers: Vec::new(),
             evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).sum(),

@@ -57,7 +57,7 @@ impl Default for EvalSection {
 pub struct CheckpointSection {
     /// Every so many steps; 0: only when the run is stopped.
     pub every: usize,
-    /// The newest so many are kept, at least 1; the best step's stays as well.
+    /// The newest so many are kept, and the best step's; 0: all of them (`nsparse eval --all-checkpoints`).
     pub keep: usize,
 }
 

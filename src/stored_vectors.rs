@@ -55,18 +55,18 @@ pub(crate) fn index(path: &Path, documents: &[Document]) -> anyhow::Result<Inver
 struct Places<'a> {
     path: &'a Path,
     documents: &'a [Document],
-    places: HashMap<&'a str, usize>,
+    by_id: HashMap<&'a str, usize>,
     seen: Vec<bool>,
 }
 
 impl<'a> Places<'a> {
     fn new(path: &'a Path, documents: &'a [Document]) -> Self {
-        let places = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();
-        Self { path, documents, places, seen: vec![false; documents.len()] }
+        let by_id = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();
+        Self { path, documents, by_id, seen: vec![false; documents.len()] }
     }
 
     fn take(&mut self, id: &str) -> anyhow::Result<usize> {
-        let Some(&place) = self.places.get(id) else {
+        let Some(&place) = self.by_id.get(id) else {
             return Err(usage(
                 format!("`{}` has a vector of `{id}`, which is none of these documents", self.path.display()),
                 "name the documents that were encoded",

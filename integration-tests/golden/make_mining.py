@@ -3,8 +3,8 @@
 
     python make_mining.py --out DIR        # the golden folder (default: the folder of this script)
 
-The embeddings are made up (small whole numbers over 8, so that every product and sum is exact in float32); the model
-only looks them up. All negatives that pass are asked for, best first, so nothing is drawn.
+The embeddings are made up, of length 1 as sentence-transformers makes them; the model only looks them up. No score is
+so near a limit that rounding decides. All negatives that pass are asked for, best first, so nothing is drawn.
 """
 import argparse
 import json
@@ -14,10 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import sentence_transformers
 import torch
-from datasets import Dataset
+from datasets import Dataset, arrow_dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
+# A fingerprint only names cached files; making one pickles more than some versions can.
+arrow_dataset.generate_fingerprint = lambda *_: "mining"
 QUERIES, DOCUMENTS, DIM, SEED = 6, 40, 12, 20261121
 
 
@@ -58,7 +60,7 @@ def main():
     def vector():
         # sparse and not below 0, as ours are
         v = rng.integers(1, 20, DIM) * (rng.random(DIM) < 0.5)
-        return (v / 8).astype(np.float32)
+        return (v / max(np.linalg.norm(v), 1e-9)).astype(np.float32)
 
     documents = {f"d{i:02}": vector() for i in range(DOCUMENTS)}
     queries = {f"q{i}": vector() for i in range(QUERIES)}
@@ -72,10 +74,18 @@ def main():
     data = Dataset.from_dict({"anchor": [q for q, _ in pairs], "positive": [d for _, d in pairs]})
     cases = []
     for limits in (
-        {}, {"absolute_margin": 0.0}, {"absolute_margin": 1.5}, {"relative_margin": 0.05}, {"relative_margin": 0.3},
-        {"max_score": 12.0}, {"min_score": 6.0}, {"max_score": 14.5, "min_score": 3.25},
-        {"absolute_margin": 0.75, "relative_margin": 0.1, "max_score": 13.0, "min_score": 2.0},
+        {}, {"absolute_margin": 0.0}, {"absolute_margin": 0.125}, {"relative_margin": 0.05}, {"relative_margin": 0.3},
+        {"max_score": 0.7}, {"min_score": 0.45}, {"max_score": 0.625, "min_score": 0.25},
+        {"absolute_margin": 0.0625, "relative_margin": 0.1, "max_score": 0.55, "min_score": 0.2},
     ):
+        for q, v in queries.items():
+            scores = {d: float(w.astype(np.float64) @ v) for d, w in documents.items()}
+            p = min(scores[d] for d in positives[q])
+            edges = [limits.get("max_score"), limits.get("min_score")]
+            edges += [p - limits["absolute_margin"]] if "absolute_margin" in limits else []
+            edges += [p - abs(p) * limits["relative_margin"]] if "relative_margin" in limits else []
+            near = [abs(x - e) for d, x in scores.items() if d not in positives[q] for e in edges if e is not None]
+            assert min(near, default=1) > 1e-5, (q, limits)
         mined = mine_hard_negatives(
             data, model, corpus=list(documents), num_negatives=DOCUMENTS, range_max=DOCUMENTS + 2, sampling_strategy="top",
             output_format="triplet", verbose=False, **limits)

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &EvalArgs, run: &Path, printer: &Printer) -> anyhow::Res
             "leave out --method and --engine opensearch; `nsparse eval --model RUN/model` measures in a cluster",
         ));
     }
-    let models = distinct(run_models(run)?)?;
+    let models = distinct(run_models(run)?);
     let side = reading_side(run)?;
     let cancel = settings::cancel_on_signal();
     let job = Job::new(args, &side, printer)?;
@@ -84,18 +84,17 @@ pub(crate) fn run(args: &EvalArgs, run: &Path, printer: &Printer) -> anyhow::Res
     let mut lines = Vec::new();
     for (number, model) in models.into_iter().enumerate() {
         let found = file.evaluations.iter().find(|k| k.weights_sha256 == model.sha256 && k.measure == job.measure);
-        let kept = match found {
-            Some(kept) => kept.clone(),
-            None => {
-                printer.note(format!("{} (model {})", model.names.join(", "), number + 1));
-                let Some(kept) = job.evaluate(&model, printer, &cancel)? else {
-                    printer.note(format!("{} is gone: the run goes on", model.names.join(", ")));
-                    continue;
-                };
-                file.evaluations.push(kept.clone());
-                files::write_json(&path, &file)?;
-                kept
-            }
+        let kept = if let Some(kept) = found {
+            kept.clone()
+        } else {
+            printer.note(format!("{} (model {})", model.names.join(", "), number + 1));
+            let Some(kept) = job.evaluate(&model, printer, &cancel)? else {
+                printer.note(format!("{} is gone: the run goes on", model.names.join(", ")));
+                continue;
+            };
+            file.evaluations.push(kept.clone());
+            files::write_json(&path, &file)?;
+            kept
         };
         lines.push((model, kept));
     }
@@ -115,7 +114,7 @@ struct Weights {
     file: PathBuf,
 }
 
-fn distinct(models: Vec<RunModel>) -> anyhow::Result<Vec<Weights>> {
+fn distinct(models: Vec<RunModel>) -> Vec<Weights> {
     let mut out: Vec<Weights> = Vec::new();
     for model in models {
         let Ok((sha256, _)) = files::sha256_file(&model.weights) else { continue };
@@ -131,7 +130,7 @@ fn distinct(models: Vec<RunModel>) -> anyhow::Result<Vec<Weights>> {
         }
     }
     out.sort_by_key(|w| (w.step.is_none(), w.step));
-    Ok(out)
+    out
 }
 
 /// What is the same for all models.

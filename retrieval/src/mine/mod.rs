@@ -400,15 +400,15 @@ struct Draw<'a> {
     miner: &'a Miner<'a>,
     query: &'a SearchQuery,
     candidates: Vec<Candidate>,
-    /// The teacher's scores, as far as they were asked for.
-    judged: Vec<Option<Option<f32>>>,
+    /// The teacher's scores by the candidates' places, as far as they were asked for.
+    judged: HashMap<usize, Option<f32>>,
     rng: ChaCha8Rng,
 }
 
 impl<'a> Draw<'a> {
     fn new(miner: &'a Miner<'a>, query: &'a SearchQuery, candidates: Vec<Candidate>) -> Result<Self> {
         let rng = query_rng(miner.options.seed, &query.id);
-        let mut draw = Self { miner, query, judged: vec![None; candidates.len()], candidates, rng };
+        let mut draw = Self { miner, query, judged: HashMap::new(), candidates, rng };
         if miner.judge.is_some_and(Judge::is_cheap) {
             draw.judge(&(0..draw.candidates.len()).collect::<Vec<_>>())?;
         }
@@ -418,16 +418,14 @@ impl<'a> Draw<'a> {
     /// Asks the teacher for scores that are not there yet.
     fn judge(&mut self, places: &[usize]) -> Result<()> {
         let Some(judge) = self.miner.judge else { return Ok(()) };
-        let missing: Vec<usize> = places.iter().copied().filter(|&i| self.judged[i].is_none()).collect();
+        let missing: Vec<usize> = places.iter().copied().filter(|i| !self.judged.contains_key(i)).collect();
         let named: Vec<(&str, &str)> =
             missing.iter().map(|&i| (self.candidates[i].id.as_str(), self.candidates[i].text.as_str())).collect();
         if named.is_empty() {
             return Ok(());
         }
         let scores = judge.scores(self.query, &named)?;
-        for (i, score) in missing.into_iter().zip(scores) {
-            self.judged[i] = Some(score);
-        }
+        self.judged.extend(missing.into_iter().zip(scores));
         Ok(())
     }
 
@@ -466,7 +464,7 @@ impl<'a> Draw<'a> {
             let (now, later) = rest.split_at(size);
             self.judge(now)?;
             for &i in now {
-                match self.judged[i].flatten() {
+                match self.judged.get(&i).copied().flatten() {
                     None => report.filtered.unscored += 1,
                     Some(score) => {
                         if self.miner.options.filters.pass(score, positive, &mut report.filtered) {

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+use std::collections::BTreeSet;
+
 use nsparse_core::rows::{joined_source, origins};
 use nsparse_core::{NoProgress, Run, Scorer};
 use proptest::prelude::*;
@@ -437,6 +439,81 @@ proptest! {
             let passing = (0..30).filter(|&d| d as f32 <= positive - positive * margin && d != 10 + i * 7).count();
             prop_assert_eq!(row.negs.len(), passing.min(3));
             prop_assert!(row.neg_ids.iter().all(|id| id[1..].parse::<f32>().unwrap() <= positive - positive * margin));
+        }
+    }
+}
+
+/// Scores every document, those that share nothing with the query included, as dense retrieval does.
+struct Dense(Vec<(String, Vec<f32>)>, BTreeMap<String, Vec<f32>>);
+
+impl Searcher for Dense {
+    fn search(&self, queries: &[SearchQuery], depth: usize) -> nsparse_core::Result<Vec<Vec<Hit>>> {
+        let score = |q: &[f32], d: &[f32]| q.iter().zip(d).map(|(a, b)| a * b).sum::<f32>();
+        let hits = |query: &SearchQuery| {
+            let of = &self.1[&query.id];
+            let mut hits: Vec<Hit> = self.0.iter().map(|(id, d)| Hit { id: id.clone(), score: score(of, d) }).collect();
+            hits.sort_by(trec_order);
+            hits.truncate(depth);
+            hits
+        };
+        Ok(queries.iter().map(hits).collect())
+    }
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    documents: BTreeMap<String, Vec<f32>>,
+    queries: BTreeMap<String, Vec<f32>>,
+    positives: BTreeMap<String, Vec<String>>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    limits: BTreeMap<String, f32>,
+    kept: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+}
+
+/// What `mine_hard_negatives` of sentence-transformers keeps (`golden/make_mining.py`).
+#[test]
+fn keeps_what_sentence_transformers_keeps() {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/golden/mining/expected.json"));
+    let golden: Golden = serde_json::from_str(text).unwrap();
+    let documents: Vec<Document> =
+        golden.documents.keys().map(|id| Document { id: id.clone(), title: String::new(), text: id.clone() }).collect();
+    let queries: Vec<Query> = golden.queries.keys().map(|id| Query { id: id.clone(), text: id.clone() }).collect();
+    let judged: Qrels =
+        golden.positives.iter().map(|(q, ds)| (q.clone(), ds.iter().map(|d| (d.clone(), 1)).collect())).collect();
+    let searcher = Dense(golden.documents.into_iter().collect(), golden.queries);
+    assert_eq!(golden.cases.len(), 9);
+    for case in golden.cases {
+        let limit = |name: &str| case.limits.get(name).copied();
+        let mut filters = Filters {
+            absolute_margin: limit("absolute_margin"),
+            relative_margin: limit("relative_margin"),
+            max_score: limit("max_score"),
+            min_score: limit("min_score"),
+            margin_from: MarginFrom::Own,
+        };
+        if filters.needs_positive() {
+            // One of the queries has two positives.
+            filters.margin_from = MarginFrom::Lowest;
+        }
+        for depth in [documents.len(), 12] {
+            let options = MineOptions { depth, samples: 50, filters: filters.clone(), ..MineOptions::default() };
+            let (cancel, queries) = (Cancel::default(), text_queries(&queries));
+            let (rows, _) = mine(&searcher, &queries, &judged, &documents, &options, &cancel, &NoProgress).unwrap();
+            assert_eq!(rows.len(), 7);
+            for row in rows {
+                let query = row.query_id.unwrap();
+                let mut kept = case.kept[&query][&row.pos_id.unwrap()].clone();
+                if depth < documents.len() {
+                    let asked = SearchQuery { id: query, text: String::new(), vector: SparseVector::default() };
+                    let window = searcher.search(&[asked], depth).unwrap().remove(0);
+                    kept.retain(|id| window.iter().any(|hit| hit.id == *id));
+                }
+                assert_eq!(row.neg_ids.into_iter().collect::<BTreeSet<_>>(), kept, "{:?}", case.limits);
+            }
         }
     }
 }

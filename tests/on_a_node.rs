@@ -332,6 +332,35 @@ fn mined_in_the_engine() {
 }
 
 #[test]
+fn mined_by_a_model_in_an_index() {
+    let nsparse = with_sample("vectors");
+    own_index("mined-vectors");
+    nsparse.ok("ingest --index mined-vectors --model model --data vectors --journal journal");
+    shared().cluster.post("/mined-vectors/_refresh", Value::Null).unwrap();
+    // The window ends before most positives, so their scores are asked for by id; all that passes is taken.
+    let mine = "mine --data vectors --model model --depth 40 --sample 40 --relative-margin 0.02";
+    let there = nsparse.json(&format!("{mine} --engine opensearch --index mined-vectors --out there.jsonl"));
+    let here = nsparse.json(&format!("{mine} --out here.jsonl"));
+    let rows = |file: &str| nsparse_core::rows::read(&nsparse.path(file)).unwrap();
+    let (mut all, mut differing) = (0, 0);
+    for (a, b) in rows("there.jsonl").iter().zip(rows("here.jsonl")) {
+        assert_eq!((&a.query_id, &a.pos_id), (&b.query_id, &b.pos_id));
+        assert!(a.source.as_ref().unwrap().starts_with("engine=sparse-opensearch/mined-vectors model="));
+        let (there, here): (BTreeSet<&String>, BTreeSet<&String>) =
+            (a.neg_ids.iter().collect(), b.neg_ids.iter().collect());
+        all += here.len();
+        differing += there.symmetric_difference(&here).count();
+    }
+    println!("{all} negatives, {differing} of them in one of the two only");
+    // Scores agree to rounding: what stands at the window's or the margin's edge may go either way.
+    assert!(all > 200 && differing * 50 <= all, "{differing} of {all}");
+    let count = |report: &Value, key: &str| report["report"][key].as_u64().unwrap();
+    assert_eq!(count(&there, "rows"), count(&here, "rows"));
+    assert!(count(&here, "positives_not_found") > 0 && count(&here, "positives_out_of_reach") < 20, "{here}");
+    shared().cluster.delete("/mined-vectors").unwrap();
+}
+
+#[test]
 fn the_main_job_against_a_cluster() {
     let nsparse = with_sample("unused");
     let before = everything();

@@ -233,6 +233,16 @@ pub(crate) fn filters(limits: &LimitArgs) -> Filters {
     }
 }
 
+/// Checks what can be checked before anything is read or encoded.
+pub(crate) fn check(args: &MineArgs) -> anyhow::Result<()> {
+    let filters = filters(&args.limits);
+    if args.limits.teacher.is_some() || args.limits.denoise.is_some() {
+        filters.require_any()?;
+    }
+    let (depth, first_rank, samples) = (args.depth, args.skip + 1, args.sample);
+    Ok(MineOptions { depth, first_rank, samples, filters, ..MineOptions::default() }.validate()?)
+}
+
 /// What is mined, as typed.
 pub(crate) fn options(args: &MineArgs, source: &Source, teacher: Option<String>) -> anyhow::Result<MineOptions> {
     let template = match (&args.template, &source.template) {

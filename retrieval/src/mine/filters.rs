@@ -107,6 +107,20 @@ impl Filters {
         Ok(())
     }
 
+    /// Checks that a teacher has something to judge.
+    ///
+    /// # Errors
+    /// If nothing is limited.
+    pub fn require_any(&self) -> Result<()> {
+        if !self.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Option {
+            message: "A teacher is named, but no limit on its scores".to_owned(),
+            hint: "give a margin or a highest score; a relative margin of 0.05 is a good start".to_owned(),
+        })
+    }
+
     /// Whether a candidate passes; if not, `counts` says why.
     pub fn pass(&self, score: f32, positive: Option<f32>, counts: &mut Filtered) -> bool {
         if self.needs_positive() {

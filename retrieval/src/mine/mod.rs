@@ -228,11 +228,8 @@ impl<'a> Miner<'a> {
         options: &'a MineOptions,
     ) -> Result<Self> {
         options.validate()?;
-        if judge.is_some() && options.filters.is_empty() {
-            return Err(Error::Option {
-                message: "A teacher is named, but no limit on its scores".to_owned(),
-                hint: "give a margin or a highest score; a relative margin of 0.05 is a good start".to_owned(),
-            });
+        if judge.is_some() {
+            options.filters.require_any()?;
         }
         let corpus = documents.iter().map(|d| (d.id.as_str(), d)).collect();
         Ok(Self { searcher, judge, qrels, corpus, options, source: options.source() })

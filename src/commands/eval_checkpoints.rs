@@ -8,7 +8,7 @@ use nsparse_core::model_dir::ModelDir;
 use nsparse_core::{Cancel, files};
 use nsparse_retrieval::significance::{bootstrap_mean, compare};
 use nsparse_retrieval::{Comparison, Interval, Resampling, evaluate};
-use nsparse_trainer::run_models::{RunModel, reading_side, run_models};
+use nsparse_trainer::run_models::{RunModel, learned_table, reading_side, run_models};
 use serde::{Deserialize, Serialize};
 
 use crate::ExitStatus;
@@ -78,20 +78,22 @@ pub(crate) fn run(args: &EvalArgs, run: &Path, printer: &Printer) -> anyhow::Res
     let models = distinct(run_models(run)?);
     let side = reading_side(run)?;
     let cancel = settings::cancel_on_signal();
-    let job = Job::new(args, &side, printer)?;
+    let job = Job::new(args, run, &side, printer)?;
     let path = run.join(FILE);
     let mut file: File = if path.is_file() { files::read_json(&path)? } else { File::default() };
     let mut lines = Vec::new();
     for (number, model) in models.into_iter().enumerate() {
-        let found = file.evaluations.iter().find(|k| k.weights_sha256 == model.sha256 && k.measure == job.measure);
+        let folder = job.folder()?;
+        let Some(measure) = job.assemble(&model, folder.path())? else {
+            printer.note(format!("{} is gone: the run goes on", model.names.join(", ")));
+            continue;
+        };
+        let found = file.evaluations.iter().find(|k| k.weights_sha256 == model.sha256 && k.measure == measure);
         let kept = if let Some(kept) = found {
             kept.clone()
         } else {
             printer.note(format!("{} (model {})", model.names.join(", "), number + 1));
-            let Some(kept) = job.evaluate(&model, printer, &cancel)? else {
-                printer.note(format!("{} is gone: the run goes on", model.names.join(", ")));
-                continue;
-            };
+            let kept = job.evaluate(folder.path(), model.sha256.clone(), measure, printer, &cancel)?;
             file.evaluations.push(kept.clone());
             files::write_json(&path, &file)?;
             kept
@@ -136,6 +138,7 @@ fn distinct(models: Vec<RunModel>) -> Vec<Weights> {
 /// What is the same for all models.
 struct Job<'a> {
     args: &'a EvalArgs,
+    run: &'a Path,
     side: &'a Path,
     measure: Measure,
     set: nsparse_core::beir::Dataset,
@@ -145,7 +148,7 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(args: &'a EvalArgs, side: &'a Path, printer: &Printer) -> anyhow::Result<Self> {
+    fn new(args: &'a EvalArgs, run: &'a Path, side: &'a Path, printer: &Printer) -> anyhow::Result<Self> {
         let set = settings::dataset(&args.data, printer)?;
         let qrels = set.qrels(&args.split)?;
         let queries = set.judged_queries(&qrels)?;
@@ -157,36 +160,39 @@ impl<'a> Job<'a> {
                 format!("there are {}; --k adds cut-offs", names.join(", ")),
             ));
         }
-        let directory = ModelDir::open(side)?;
-        let facts = directory.facts()?;
-        let mut reading =
-            serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
-        for name in ["config.json", "tokenizer.json", "idf.json"] {
-            reading.push_str(&files::sha256_file(&directory.file(name))?.0);
-        }
         let measure = Measure {
             set: set.name.clone(),
             corpus: set.corpus_hash()?,
             split: args.split.clone(),
             qrels: files::sha256_bytes(serde_json::to_string(&(&qrels, texts(&queries)))?.as_bytes()),
-            reading: files::sha256_bytes(reading.as_bytes()),
+            reading: String::new(),
             metric: args.metric.clone(),
             depth: args.depth,
             relevance: args.level,
         };
-        Ok(Self { args, side, measure, documents: set.corpus()?, queries, qrels, set })
+        Ok(Self { args, run, side, measure, documents: set.corpus()?, queries, qrels, set })
     }
 
-    /// Measures one model; `None` if its file went away meanwhile.
-    fn evaluate(&self, model: &Weights, printer: &Printer, cancel: &Cancel) -> anyhow::Result<Option<Kept>> {
+    /// A folder on the cache's disk, gone in the end.
+    fn folder(&self) -> anyhow::Result<tempfile::TempDir> {
+        let cache = settings::cache_dir();
+        std::fs::create_dir_all(&cache).map_err(|e| nsparse_core::Error::io("create", &cache, e))?;
+        Ok(tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(&cache)?)
+    }
+
+    /// Measures a model directory.
+    fn evaluate(
+        &self,
+        folder: &Path,
+        weights_sha256: String,
+        measure: Measure,
+        printer: &Printer,
+        cancel: &Cancel,
+    ) -> anyhow::Result<Kept> {
         let started = std::time::Instant::now();
-        let folder = tempfile::tempdir()?;
-        if !self.assemble(model, folder.path())? {
-            return Ok(None);
-        }
         let device = settings::device(&self.args.device)?;
         let (set, documents) = (&self.set, self.documents.as_slice());
-        let plan = Plan { set, documents, method: Method::Sparse, model: Some(folder.path()), device };
+        let plan = Plan { set, documents, method: Method::Sparse, model: Some(folder), device };
         let vectors_file = plan.vectors_file()?;
         let were_there = vectors_file.is_file();
         let (searcher, vectors) = plan.searcher(None, ranking::ANALYZER, printer, cancel)?;
@@ -200,8 +206,8 @@ impl<'a> Job<'a> {
             .filter_map(|(query, metrics)| Some((query.clone(), *metrics.get(&self.measure.metric)?)))
             .collect();
         let kept = Kept {
-            weights_sha256: model.sha256.clone(),
-            measure: self.measure.clone(),
+            weights_sha256,
+            measure,
             metrics: evaluation.mean,
             values,
             dimensions: vectors.dimensions(documents, &queries)?,
@@ -213,21 +219,42 @@ impl<'a> Job<'a> {
                 let _ = std::fs::remove_file(file);
             }
         }
-        Ok(Some(kept))
+        Ok(kept)
     }
 
-    /// A model directory of these weights; whether they are (still) what they were.
-    fn assemble(&self, model: &Weights, folder: &Path) -> anyhow::Result<bool> {
-        let directory = ModelDir::open(self.side)?;
+    /// A model directory of these weights, and what is measured on it; `None` if they are no longer what they were.
+    fn assemble(&self, model: &Weights, folder: &Path) -> anyhow::Result<Option<Measure>> {
+        // A model directory is read by its own files, a checkpoint by those that the run has.
+        let own = model.file.parent().filter(|f| f.join("nsparse.json").is_file());
+        let side = own.unwrap_or(self.side);
         for name in ["config.json", "tokenizer.json", "idf.json", "nsparse.json"] {
-            let from = directory.file(name);
-            std::fs::copy(&from, folder.join(name)).map_err(|e| nsparse_core::Error::io("read", &from, e))?;
+            let from = side.join(name);
+            if from.is_file() {
+                std::fs::copy(&from, folder.join(name)).map_err(|e| nsparse_core::Error::io("read", &from, e))?;
+            }
         }
         let weights = folder.join("model.safetensors");
-        if link_or_copy(&model.file, &weights).is_err() {
-            return Ok(false);
+        let is_there = link_or_copy(&model.file, &weights).is_ok()
+            && files::sha256_file(&weights).is_ok_and(|(sha256, _)| sha256 == model.sha256);
+        if !is_there {
+            return Ok(None);
         }
-        Ok(files::sha256_file(&weights).is_ok_and(|(sha256, _)| sha256 == model.sha256))
+        let directory = ModelDir::open(folder)?;
+        if own.is_none() {
+            let tokenizer = directory.tokenizer()?;
+            if let Some(table) = learned_table(self.run, &weights, tokenizer.vocabulary().len())? {
+                table.save(&folder.join("idf.json"), &tokenizer)?;
+            }
+        }
+        let facts = directory.facts()?;
+        let mut reading =
+            serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
+        for name in ["config.json", "tokenizer.json", "idf.json"] {
+            if directory.file(name).is_file() {
+                reading.push_str(&files::sha256_file(&directory.file(name))?.0);
+            }
+        }
+        Ok(Some(Measure { reading: files::sha256_bytes(reading.as_bytes()), ..self.measure.clone() }))
     }
 }
 

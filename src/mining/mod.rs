@@ -161,11 +161,7 @@ pub(crate) struct SparseTeacher {
 }
 
 impl Judge for &SparseTeacher {
-    fn scores(
-        &self,
-        query: &SearchQuery,
-        documents: &[(&str, &str)],
-    ) -> nsparse_retrieval::Result<Vec<Option<f32>>> {
+    fn scores(&self, query: &SearchQuery, documents: &[(&str, &str)]) -> nsparse_retrieval::Result<Vec<Option<f32>>> {
         let of = |e: anyhow::Error| Error::invalid(format!("The teacher cannot read the query `{}`: {e}", query.id));
         let vector = self.queries.encode(&[query.text.as_str()]).map_err(of)?.pop().unwrap_or_default();
         let query = SearchQuery { vector, ..query.clone() };

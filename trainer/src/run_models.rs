@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use nsparse_core::files;
+use nsparse_core::{IdfTable, files};
+use nsparse_encoder::Parameters;
 use serde_json::Value;
 
+use crate::query_side::table::{Table, is_query};
 use crate::run::Summary;
 use crate::{Error, Result};
 
@@ -69,6 +71,23 @@ pub fn reading_side(run: &Path) -> Result<PathBuf> {
             )
         },
     )
+}
+
+/// The learned query table of a checkpoint's weights, where the run learns one and these have it: one weight a token of
+/// the tokenizer.
+///
+/// # Errors
+/// If the run's recipe or the weights cannot be read, or a weight is not finite.
+pub fn learned_table(run: &Path, weights: &Path, tokens: usize) -> Result<Option<IdfTable>> {
+    let config = crate::TrainConfig::load(&run.join("config.yaml"), &[])?;
+    let Some(table) = Table::of(&config.query) else { return Ok(None) };
+    let parameters = Parameters::from_tensors(Parameters::read_tensors(weights)?)?;
+    if !parameters.specs().iter().any(is_query) {
+        return Ok(None);
+    }
+    let learned = table.weights(&parameters, tokens)?;
+    // Until the stage that learns it begins it is 0 everywhere.
+    Ok(learned.iter().any(|&w| w > 0.0).then(|| IdfTable::from_weights(learned)))
 }
 
 fn checkpoints(folder: &Path) -> Vec<RunModel> {

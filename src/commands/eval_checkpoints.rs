@@ -247,8 +247,13 @@ impl<'a> Job<'a> {
             }
         }
         let facts = directory.facts()?;
-        let mut reading =
-            serde_json::to_string(&(facts.activation, facts.max_tokens, &facts.dead_ids, &facts.template))?;
+        let mut reading = serde_json::to_string(&(
+            facts.activation,
+            facts.max_tokens,
+            facts.segments,
+            &facts.dead_ids,
+            &facts.template,
+        ))?;
         for name in ["config.json", "tokenizer.json", "idf.json"] {
             if directory.file(name).is_file() {
                 reading.push_str(&files::sha256_file(&directory.file(name))?.0);

@@ -1,12 +1,8 @@
 //! `nsparse ingest`: encodes documents here, or takes vectors that are there, and indexes them.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
-use nsparse_core::beir::Document;
-use nsparse_core::vector_files::VectorFile;
-use nsparse_core::{DocumentEncoder as _, SparseVector, files, journal};
+use nsparse_core::{DocumentEncoder as _, files, journal};
 use nsparse_opensearch::ml::{Deployment, Fields};
 use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors, segments};
 use serde_json::json;
@@ -15,7 +11,7 @@ use crate::ExitStatus;
 use crate::cli::{IngestArgs, SegmentLayout};
 use crate::failure::usage;
 use crate::printer::Printer;
-use crate::{document_encoder, settings};
+use crate::{document_encoder, settings, stored_vectors};
 
 /// Rejected documents that are listed on the terminal; `--json` lists all.
 const SHOWN: usize = 20;

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &MineArgs, printer: &Printer) -> anyhow::Result<ExitStat
     let started = std::time::Instant::now();
     let teacher = mining::teacher(args, &set, &documents, &qrels, printer, &cancel)?;
     let source = mining::source(args, &set, &documents, printer, &cancel)?;
-    let options = mining::options(args, &source, teacher.as_ref().map(|(_, name)| name.clone()))?;
+    let options = mining::options(args, &source, &documents, teacher.as_ref().map(|(_, name)| name.clone()))?;
     let mut union = Union::default();
     for (path, rows) in merged {
         union.add(rows, &path.display().to_string(), &qrels, &documents, &options.template)?;

@@ -45,9 +45,13 @@ pub(crate) struct MineArgs {
     /// Seed of the sample
     #[arg(long, default_value_t = 42)]
     pub(crate) seed: u64,
-    /// Document template of the rows' texts [default: the model's; for BM25 "{title} {text}"]
+    /// Document template of the rows' texts: {title}, {text} and other fields of the corpus, such as {url} [default: the
+    /// model's; for BM25 "{title} {text}"]
     #[arg(long)]
     pub(crate) template: Option<String>,
+    /// Most characters of a templated text [default: the model's; for BM25 20000]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_chars: Option<usize>,
     /// The training rows
     #[arg(long, value_name = "FILE", default_value = "rows.jsonl")]
     pub(crate) out: PathBuf,

@@ -7,7 +7,7 @@ use nsparse_core::model_dir::ModelDir;
 use nsparse_core::vector_files::VectorFile;
 use nsparse_core::{Cancel, DocumentTemplate, Error, Qrels, SearchQuery, Searcher, files, trec};
 use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{SparseMode, SparseSearcher};
+use nsparse_opensearch::{SparseMode, SparseSearcher, segments};
 use nsparse_retrieval::mine::{Filters, Judge, MarginFrom, StoredScores};
 use nsparse_retrieval::{InvertedIndex, MineOptions};
 
@@ -23,6 +23,9 @@ pub(crate) mod args;
 
 /// Characters of a hash that name a model in the rows.
 const SHORT: usize = 12;
+
+/// Most characters of a templated text, unless said otherwise.
+const MAX_CHARS: usize = 20_000;
 
 /// What ranks documents.
 pub(crate) struct Source {
@@ -71,14 +74,17 @@ pub(crate) fn source(
     let searcher: Box<dyn Searcher> = match (&cluster, &args.model.index, &args.model.vectors) {
         (Some(cluster), Some(index), _) => {
             engine = format!("{engine}/{index}");
-            Box::new(SparseSearcher::new(cluster.clone(), index.as_str(), &args.model.vector_field, vocabulary)?)
+            let fields = Fields { vector: args.model.vector_field.clone(), ..Fields::default() };
+            let fields = segments::fields_of(cluster, index, fields)?;
+            let searcher = SparseSearcher::new(cluster.clone(), index.as_str(), &fields.vector, vocabulary)?;
+            Box::new(searcher.over(&fields))
         }
         (Some(cluster), None, Some(file)) => {
             let (found, vectors) = stored_vectors::read(file, documents)?;
             check_vocabulary(file, &found, vocabulary)?;
             let key = files::sha256_file(file)?.0.chars().take(SHORT).collect();
             let (queries, template) = (Queries::open(&directory, device)?, facts.template.clone());
-            let vectors = Vectors { documents: vectors, queries, template, key };
+            let vectors = Vectors { documents: vectors, segments: None, queries, template, key };
             Box::new(cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?)
         }
         (None, _, Some(file)) => {
@@ -97,7 +103,7 @@ pub(crate) fn source(
 /// What a deployment searches with: its query model in the cluster, else queries made here.
 fn deployed(args: &MineArgs, deployment: &Deployment) -> anyhow::Result<Source> {
     let cluster = settings::cluster_of(&args.cluster, &deployment.cluster_url)?;
-    let Fields { vector, .. } = &deployment.fields;
+    let vector = &deployment.fields.vector;
     let directory = args.model.model.as_deref().map(ModelDir::open).transpose()?;
     let (queries, searcher) = match (&directory, &deployment.query_model) {
         (Some(directory), _) => {
@@ -118,7 +124,7 @@ fn deployed(args: &MineArgs, deployment: &Deployment) -> anyhow::Result<Source> 
         }
     };
     Ok(Source {
-        searcher: Box::new(searcher),
+        searcher: Box::new(searcher.over(&deployment.fields)),
         queries,
         engine: format!("sparse-opensearch/{}", deployment.index),
         model: directory.as_ref().map(model_hash).transpose()?,
@@ -240,12 +246,19 @@ pub(crate) fn check(args: &MineArgs) -> anyhow::Result<()> {
 }
 
 /// What is mined, as typed.
-pub(crate) fn options(args: &MineArgs, source: &Source, teacher: Option<String>) -> anyhow::Result<MineOptions> {
+pub(crate) fn options(
+    args: &MineArgs,
+    source: &Source,
+    documents: &[Document],
+    teacher: Option<String>,
+) -> anyhow::Result<MineOptions> {
     let template = match (&args.template, &source.template) {
-        (Some(pattern), _) => settings::template(pattern)?,
+        (Some(pattern), _) => settings::template(pattern, args.max_chars.unwrap_or(MAX_CHARS))?,
         (None, Some(template)) => template.clone(),
         (None, None) => DocumentTemplate::default(),
     };
+    let template = DocumentTemplate { max_chars: args.max_chars.unwrap_or(template.max_chars), ..template };
+    template.require_fields(documents)?;
     Ok(MineOptions {
         depth: args.depth,
         first_rank: args.skip + 1,

@@ -10,6 +10,7 @@ use nsparse_core::{Progress, files, rows};
 use serde::Deserialize;
 
 use crate::config::TrainConfig;
+use crate::sections::SetSource;
 use crate::{Error, Result};
 
 /// The lineage of a recipe's run. Says so if the starting model was trained with another activation: its weights
@@ -19,7 +20,15 @@ use crate::{Error, Result};
 /// If a file that the recipe names cannot be read.
 pub fn lineage(config: &TrainConfig, progress: &dyn Progress) -> Result<Lineage> {
     let start = config.model.path.as_deref().map(|folder| start(folder, config, progress)).transpose()?;
-    let rows = config.data.rows.iter().map(|path| rows_file(path)).collect::<Result<_>>()?;
+    let mut rows = Vec::new();
+    for set in config.data.training_sets() {
+        match set.source()? {
+            SetSource::Rows(path) | SetSource::HardNegatives(path) | SetSource::Tevatron(path) => {
+                rows.push(rows_file(path)?);
+            }
+            SetSource::Judgments(_) => {}
+        }
+    }
     Ok(Lineage { start, rows })
 }
 

@@ -21,7 +21,12 @@ impl Searcher for Fixed {
 
 fn corpus(n: usize) -> Vec<Document> {
     (0..n)
-        .map(|i| Document { id: format!("d{i:03}"), title: format!("title {i}"), text: format!("text {i}") })
+        .map(|i| Document {
+            id: format!("d{i:03}"),
+            title: format!("title {i}"),
+            text: format!("text {i}"),
+            ..Document::default()
+        })
         .collect()
 }
 
@@ -479,8 +484,11 @@ struct Case {
 fn keeps_what_sentence_transformers_keeps() {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/golden/mining/expected.json"));
     let golden: Golden = serde_json::from_str(text).unwrap();
-    let documents: Vec<Document> =
-        golden.documents.keys().map(|id| Document { id: id.clone(), title: String::new(), text: id.clone() }).collect();
+    let documents: Vec<Document> = golden
+        .documents
+        .keys()
+        .map(|id| Document { id: id.clone(), text: id.clone(), ..Document::default() })
+        .collect();
     let queries: Vec<Query> = golden.queries.keys().map(|id| Query { id: id.clone(), text: id.clone() }).collect();
     let judged: Qrels =
         golden.positives.iter().map(|(q, ds)| (q.clone(), ds.iter().map(|d| (d.clone(), 1)).collect())).collect();

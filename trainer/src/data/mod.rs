@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use nsparse_core::beir::Dataset;
 use nsparse_core::idf::IdfMetadata;
+use nsparse_core::lineage::Lineage;
 use nsparse_core::{Cancel, IdfTable, Progress, QueryEncoder, SparseVector, TextTokenizer, files};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -124,6 +125,8 @@ pub struct TrainingData {
     pub rows_without_positive: usize,
     /// Rows with fewer hard negatives than the recipe asks for.
     pub rows_short_of_negatives: usize,
+    /// What the run starts from and reads, by hashes; made by the run, not by the reading.
+    pub lineage: Lineage,
     /// sha256 over everything tokenised: a resumed run must see the same.
     pub fingerprint: String,
 }
@@ -187,6 +190,7 @@ impl TrainingData {
             sets: collected.sets,
             held_out: Vec::new(),
             held_out_documents: Vec::new(),
+            lineage: Lineage::default(),
             fingerprint: String::new(),
         };
         data.hold_out(config.eval.fraction, config.run.seed);

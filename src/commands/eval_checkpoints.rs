@@ -83,7 +83,7 @@ pub(crate) fn run(args: &EvalArgs, run: &Path, printer: &Printer) -> anyhow::Res
     let mut file: File = if path.is_file() { files::read_json(&path)? } else { File::default() };
     let mut lines = Vec::new();
     for (number, model) in models.into_iter().enumerate() {
-        let folder = job.folder()?;
+        let folder = temporary_folder()?;
         let Some(measure) = job.assemble(&model, folder.path())? else {
             printer.note(format!("{} is gone: the run goes on", model.names.join(", ")));
             continue;
@@ -173,13 +173,6 @@ impl<'a> Job<'a> {
         Ok(Self { args, run, side, measure, documents: set.corpus()?, queries, qrels, set })
     }
 
-    /// A folder on the cache's disk, gone in the end.
-    fn folder(&self) -> anyhow::Result<tempfile::TempDir> {
-        let cache = settings::cache_dir();
-        std::fs::create_dir_all(&cache).map_err(|e| nsparse_core::Error::io("create", &cache, e))?;
-        Ok(tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(&cache)?)
-    }
-
     /// Measures a model directory.
     fn evaluate(
         &self,
@@ -261,6 +254,13 @@ impl<'a> Job<'a> {
         }
         Ok(Some(Measure { reading: files::sha256_bytes(reading.as_bytes()), ..self.measure.clone() }))
     }
+}
+
+/// A folder on the cache's disk, gone in the end.
+fn temporary_folder() -> anyhow::Result<tempfile::TempDir> {
+    let cache = settings::cache_dir();
+    std::fs::create_dir_all(&cache).map_err(|e| nsparse_core::Error::io("create", &cache, e))?;
+    Ok(tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(&cache)?)
 }
 
 /// A second name for the same bytes where the disk has such, so that they stay even if the run removes its own.

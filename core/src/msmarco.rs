@@ -128,18 +128,21 @@ pub fn prepare(
     }
     report.queries = write_queries(inputs, &judgments, options, &folder.join("queries.jsonl"), cancel)?;
     if let (Some(input), Some(qrels)) = (&inputs.negatives, judgments.first()) {
-        let kept = match input {
-            NegativeInput::Triples(input) => from_triples(input, qrels, options, cancel, progress)?,
-            NegativeInput::Lists(path) => from_lists(path, qrels, options, cancel, progress)?,
+        let mut kept = match input {
+            NegativeInput::Triples(input) => Kept::Numbers(from_triples(input, qrels, options, cancel, progress)?),
+            NegativeInput::Lists(path) => Kept::Ids(from_lists(path, qrels, options, cancel, progress)?),
         };
         let path = folder.join(NEGATIVES);
         files::write_atomic(&path, |out| {
             for query in qrels.keys() {
-                let Some(negatives) = kept.get(query).filter(|n| !n.is_empty()) else { continue };
+                let negatives = kept.take(query);
+                if negatives.is_empty() {
+                    continue;
+                }
                 report.lists += 1;
                 report.negatives += negatives.len();
                 named.extend(negatives.iter().map(|id| hash(0, id.as_bytes())));
-                out.write_all(tab_separated_line(query, negatives).as_bytes())
+                out.write_all(tab_separated_line(query, &negatives).as_bytes())
                     .map_err(|e| Error::io("write", &path, e))?;
             }
             Ok(())
@@ -201,7 +204,7 @@ fn from_triples(
     options: &Options,
     cancel: &Cancel,
     progress: &dyn Progress,
-) -> Result<HashMap<String, Vec<String>>> {
+) -> Result<HashMap<String, Least>> {
     let task = progress.start("Reading triples", 0);
     let mut kept: HashMap<String, Least> = HashMap::new();
     let mut last = 0;
@@ -231,8 +234,25 @@ fn from_triples(
         }
         Ok(())
     })?;
-    let as_text = |least: Least| least.finish().into_iter().map(|id| id.to_string()).collect();
-    Ok(kept.into_iter().map(|(query, least)| (query, as_text(least))).collect())
+    Ok(kept)
+}
+
+/// Negatives of each query until they are written: 4 bytes each where ids are numbers.
+enum Kept {
+    Numbers(HashMap<String, Least>),
+    Ids(HashMap<String, Vec<String>>),
+}
+
+impl Kept {
+    /// A query's ids, which are then gone.
+    fn take(&mut self, query: &str) -> Vec<String> {
+        match self {
+            Self::Numbers(kept) => kept
+                .remove(query)
+                .map_or_else(Vec::new, |least| least.finish().into_iter().map(|id| id.to_string()).collect()),
+            Self::Ids(kept) => kept.remove(query).unwrap_or_default(),
+        }
+    }
 }
 
 /// Ids of least hash, at most `keep`.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 #![allow(clippy::print_stdout, reason = "measured figures are shown with --nocapture")]
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -26,18 +25,14 @@ fn text(value: &Value) -> String {
     format!("{} {}", value["title"].as_str().unwrap(), value["text"].as_str().unwrap())
 }
 
-/// The set `long`, with the test queries whose answers it holds; `tokenizer.json` over its words.
+/// The set `long`, whose queries are the documents' titles; `tokenizer.json` over the collection's words.
 fn long_set(nsparse: &Nsparse) {
     let corpus = lines("corpus.jsonl");
-    let qrels = std::fs::read_to_string(Path::new(SAMPLE).join("qrels/test.tsv")).unwrap();
-    let judged: Vec<Vec<&str>> = qrels.lines().skip(1).map(|l| l.split('\t').collect()).collect();
-    let wanted: BTreeSet<&str> = judged.iter().map(|row| row[1]).take(DOCUMENTS).collect();
-    let id = |d: &Value| d["_id"].as_str().unwrap().to_owned();
-    let (of_set, others): (Vec<&Value>, Vec<&Value>) = corpus.iter().partition(|d| wanted.contains(id(d).as_str()));
-    let of_set = [of_set, others[..DOCUMENTS - wanted.len()].to_vec()].concat();
+    let (of_set, others) = corpus.split_at(DOCUMENTS);
     // What comes first is the same in all, but for where it begins: it tells none from another.
-    let filler: Vec<String> = others[others.len() - 12..].iter().map(|d| text(d)).collect();
-    let mut out = String::new();
+    let filler: Vec<String> = others[others.len() - 12..].iter().map(text).collect();
+    let (mut documents, mut queries) = (String::new(), String::new());
+    let mut qrels = "query-id\tcorpus-id\tscore\n".to_owned();
     for (n, document) in of_set.iter().enumerate() {
         let mut before = String::new();
         let mut at = n % filler.len();
@@ -47,18 +42,15 @@ fn long_set(nsparse: &Nsparse) {
             before.push(' ');
             at = (at + 1) % filler.len();
         }
-        writeln!(out, "{}", json!({ "_id": id(document), "title": "", "text": format!("{before}{}", text(document)) }))
-            .unwrap();
+        let id = document["_id"].as_str().unwrap();
+        let long = json!({ "_id": id, "title": "", "text": format!("{before}{}", text(document)) });
+        writeln!(documents, "{long}").unwrap();
+        writeln!(queries, "{}", json!({ "_id": format!("q-{id}"), "text": document["title"] })).unwrap();
+        writeln!(qrels, "q-{id}\t{id}\t1").unwrap();
     }
-    nsparse.write("long/corpus.jsonl", &out);
-    let ids: BTreeSet<String> = of_set.iter().map(|d| id(d)).collect();
-    let kept: Vec<&Vec<&str>> = judged.iter().filter(|row| ids.contains(row[1])).collect();
-    let mut split = "query-id\tcorpus-id\tscore\n".to_owned();
-    for row in &kept {
-        writeln!(split, "{}", row.join("\t")).unwrap();
-    }
-    nsparse.write("long/qrels/test.tsv", &split);
-    nsparse.write("long/queries.jsonl", &std::fs::read_to_string(Path::new(SAMPLE).join("queries.jsonl")).unwrap());
+    nsparse.write("long/corpus.jsonl", &documents);
+    nsparse.write("long/queries.jsonl", &queries);
+    nsparse.write("long/qrels/test.tsv", &qrels);
     let texts: Vec<String> = corpus.iter().map(text).collect();
     let tokenizer = wordpiece::train(texts.iter().map(String::as_str), 1500).unwrap();
     nsparse.write("tokenizer.json", &tokenizer.to_json(WINDOW).unwrap());

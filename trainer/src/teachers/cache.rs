@@ -261,7 +261,9 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         let starts: Vec<usize> = (0..=5).map(|n| MAGIC.len() + (0..n).map(|i| HEADER + i).sum::<usize>()).collect();
         assert_eq!(starts[5], whole.len());
-        for cut in 0..whole.len() {
+        // Within the first line, at each record's start and end, and within its header and payload.
+        let within = starts.iter().flat_map(|&start| [start - 1, start, start + 1, start + HEADER]);
+        for cut in within.chain([0]).filter(|&cut| cut < whole.len()) {
             std::fs::write(&path, &whole[..cut]).unwrap();
             let left = starts.iter().filter(|&&start| start <= cut).count().saturating_sub(1);
             let mut store = Store::open(folder.path(), true).unwrap();

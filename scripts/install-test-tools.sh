@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests use beside Rust, on Debian as root: Java and Maven for a real OpenSearch and DJL, pip for
-# onnxruntime, a container engine for testcontainers. Called by scripts/test.sh with CI=true or NSPARSE_TEST_INSTALL=1
+# onnxruntime, a container engine for testcontainers, a browser for the page of `nsparse report`. Called by scripts/test.sh with CI=true or NSPARSE_TEST_INSTALL=1
 # alone.
 set -eu
 [ "$(id -u)" = 0 ] || { echo "error: installing needs root: run as root, or install by hand what \`make test\` names" >&2; exit 3; }
@@ -10,6 +10,7 @@ need=
 command -v mvn >/dev/null || need="$need maven"
 command -v java >/dev/null || need="$need openjdk-17-jre-headless"
 python3 -m pip --version >/dev/null 2>&1 || need="$need python3-pip"
+command -v chromium >/dev/null || need="$need chromium"
 command -v dockerd >/dev/null || need="$need docker.io iptables"
 command -v debootstrap >/dev/null || need="$need debootstrap"
 if [ -n "$need" ]; then

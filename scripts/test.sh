@@ -5,7 +5,7 @@
 #   scripts/test.sh data     the tests on the data sets in NSPARSE_TEST_DATA (default ../shared/data)
 #
 # What needs root or installs something is done only with CI=true or NSPARSE_TEST_INSTALL=1; scripts/install-test-tools.sh
-# then brings Java, Maven, pip and a container engine, and scripts/build-image.sh an image where none can be pulled.
+# then brings Java, Maven, pip, a browser and a container engine, and scripts/build-image.sh an image where none can be pulled.
 set -eu
 cd "$(dirname "$0")/.."
 what=${1:-all}
@@ -34,6 +34,11 @@ if [ -n "${ORT_DYLIB_PATH:-}" ] || ORT_DYLIB_PATH=$(scripts/fetch-onnxruntime.sh
 else
     unset ORT_DYLIB_PATH
     leave_out "onnx: onnxruntime comes through pip (Debian: python3-pip), or ORT_DYLIB_PATH names its library"
+fi
+if command -v chromium >/dev/null; then
+    features="$features,nsparse/test-browser"
+else
+    leave_out "browser: the page of \`nsparse report\` is shown by chromium (Debian: chromium)"
 fi
 data=${NSPARSE_TEST_DATA:-../shared/data}
 if [ "$what" = data ]; then

@@ -109,6 +109,16 @@ pub(crate) enum Command {
     /// Show a text's vector as document and as query, heaviest terms first
     #[command(after_help = "Example:\n  nsparse inspect \"how large should a shard be\" --model quickstart/run/model")]
     Inspect(InspectArgs),
+    /// Watch a training in the terminal, while it goes on or afterwards
+    #[command(
+        after_help = "Examples:\n  nsparse monitor runs/scifact\n  nsparse monitor runs/scifact --once\n  nsparse monitor runs/scifact --json\n\nq or Ctrl-C ends it; the training goes on."
+    )]
+    Monitor(MonitorArgs),
+    /// Make one HTML page about a training: curves, evaluations, tokens, documents
+    #[command(
+        after_help = "Examples:\n  nsparse report runs/scifact\n  nsparse report runs/scifact --data scifact --documents 500 --out report.html\n\nThe page holds everything in itself. `nsparse train` writes it without tokens and documents."
+    )]
+    Report(ReportArgs),
     /// Measure this machine: training steps, encoding, searching, products
     #[command(
         after_help = "Examples:\n  nsparse bench train --layers 6 --hidden 384 --heads 12 --vocab 30522 --docs 16 --tokens 128\n  nsparse bench encode --model runs/scifact/model --data scifact --sample 600"
@@ -692,6 +702,36 @@ pub(crate) struct InspectArgs {
     /// How many terms are shown
     #[arg(long, short, default_value_t = 30)]
     pub(crate) k: usize,
+    /// cpu, cpu-reference, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// The run directory
+    pub(crate) run: PathBuf,
+    /// Print one snapshot and stop
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Seconds between two looks [default: 1; 30 where there is no terminal]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) every: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The run directory
+    pub(crate) run: PathBuf,
+    /// Data sets that documents are drawn from [default: what the recipe trains on]
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    pub(crate) data: Vec<PathBuf>,
+    /// The page [default: report.html in the run directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How many documents are encoded with the run's model; 0: none
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) documents: usize,
     /// cpu, cpu-reference, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,

@@ -12,10 +12,12 @@ mod download;
 mod encode_job;
 mod failure;
 mod mining;
+mod monitor;
 mod printer;
 mod processes;
 mod queries;
 mod ranking;
+mod report;
 mod settings;
 mod stored_vectors;
 
@@ -77,6 +79,8 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Search(args) => commands::search::run(&args, printer),
         Command::Eval(args) => commands::eval::run(&args, printer),
         Command::Inspect(args) => commands::inspect::run(&args, printer),
+        Command::Monitor(args) => commands::monitor::run(&args, printer),
+        Command::Report(args) => commands::report::run(&args, printer),
         Command::Bench(args) => commands::bench::run(&args, printer),
     }
 }

@@ -23,6 +23,11 @@ impl Printer {
         Self { json, quiet }
     }
 
+    /// Whether programs read what is printed.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A result for people; not shown with `--json`.
     pub(crate) fn text(&self, text: impl AsRef<str>) {
         if !self.json {

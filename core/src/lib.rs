@@ -15,6 +15,7 @@ pub mod lineage;
 pub mod model_dir;
 pub mod msmarco;
 pub mod progress;
+pub mod protobuf;
 pub mod query;
 pub mod rows;
 pub mod segments;

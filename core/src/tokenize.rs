@@ -114,6 +114,16 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// As [`TextTokenizer::pieces`], each with the bytes of the text that it stands for.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn placed_pieces(&self, text: &str) -> Result<Vec<(TokenId, std::ops::Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+    }
+
     /// `[CLS] pieces [SEP]`, at most `max_tokens` ids in all, and how many pieces the text has untruncated.
     ///
     /// # Errors

@@ -11,7 +11,6 @@
 //! The decoder's bias is the same at every position and is added after the maximum.
 
 mod graph;
-mod proto;
 
 use std::path::Path;
 

@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::ExitStatus;
 use crate::cli::{Engine, Method, QuickstartArgs};
 use crate::commands::eval::summarise;
+use crate::commands::report;
 use crate::commands::train::show;
 use crate::printer::{Printer, table};
 use crate::ranking::{self, ANALYZER, Plan};
@@ -108,6 +109,7 @@ pub(crate) fn run(args: &QuickstartArgs, printer: &Printer) -> anyhow::Result<Ex
         return Err(nsparse_core::Error::Cancelled.into());
     }
     show(&summary, printer);
+    report::after_training(&places.run, printer);
     let model = places.run.join("model");
     nsparse_exporter::export(&model, &places.package, "nsparse-quickstart", "1.0.0")?;
 

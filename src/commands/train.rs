@@ -7,6 +7,7 @@ use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, tr
 
 use crate::ExitStatus;
 use crate::cli::TrainArgs;
+use crate::commands::report;
 use crate::printer::{Printer, table};
 use crate::processes::{self, Ranks};
 use crate::settings;
@@ -36,6 +37,7 @@ pub(crate) fn run(args: &TrainArgs, printer: &Printer) -> anyhow::Result<ExitSta
         size => together(&config, start, &hooks, usize::from(size), printer)?,
     };
     show(&summary, printer);
+    report::after_training(&config.run.dir, printer);
     printer.json(&summary)?;
     if summary.stopped_by_guard {
         printer.note("The guard ended the run (`guard.action: stop`); mend the recipe and begin anew with --replace");

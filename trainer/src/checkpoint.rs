@@ -22,7 +22,8 @@ use crate::{Error, Result};
 const FORMAT: u32 = 1;
 /// Keys that may differ between the run that wrote a checkpoint and the one that goes on from it: they do not
 /// change what is computed.
-const FREE_KEYS: [&str; 5] = ["run.dir", "run.log_every", "checkpoint.every", "checkpoint.keep", "teachers.cache"];
+const FREE_KEYS: [&str; 6] =
+    ["run.dir", "run.log_every", "run.tensorboard", "checkpoint.every", "checkpoint.keep", "teachers.cache"];
 
 /// And a whole section of such keys.
 const FREE_SECTION: &str = "guard.";
@@ -213,6 +214,14 @@ impl Checkpoints {
 
 fn comparable(config: Vec<(String, String)>) -> Vec<(String, String)> {
     config.into_iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str()) && !key.starts_with(FREE_SECTION)).collect()
+}
+
+/// sha256 of a recipe's keys and values, without those that change nothing that is computed.
+///
+/// # Errors
+/// If the recipe cannot be written as keys and values.
+pub fn config_hash(config: &TrainConfig) -> Result<String> {
+    Ok(hash(&comparable(config.flat()?)))
 }
 
 fn hash(config: &[(String, String)]) -> String {

@@ -11,6 +11,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::data::TrainingData;
+use crate::held_out::HeldOutQuery;
 use crate::network::Network;
 use crate::sections::EvalSection;
 use crate::warm_start::LexicalTargets;
@@ -20,7 +21,7 @@ use crate::{Error, Result};
 const DEPTH: usize = 1000;
 
 /// One evaluation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationRecord {
     /// The stage.
     pub stage: String,
@@ -131,7 +132,8 @@ impl<'a> Evaluator<'a> {
         self.pool.len()
     }
 
-    /// Encodes the pool and ranks it for the held-out queries, by learned vectors of these where there are some.
+    /// Encodes the pool and ranks it for the held-out queries, by learned vectors of these where there are some: what
+    /// comes out on the whole, and query by query.
     ///
     /// # Errors
     /// If the device fails, or the user asked to stop.
@@ -143,7 +145,7 @@ impl<'a> Evaluator<'a> {
         (stage, step): (&str, usize),
         cancel: &Cancel,
         progress: &dyn Progress,
-    ) -> Result<EvaluationRecord> {
+    ) -> Result<(EvaluationRecord, Vec<HeldOutQuery>)> {
         let started = Instant::now();
         let task = progress.start("Evaluating", self.pool.len() as u64);
         let documents = &self.data.documents;
@@ -151,9 +153,9 @@ impl<'a> Evaluator<'a> {
         let mean = |all: &[SparseVector]| all.iter().map(|v| v.len() as f64).sum::<f64>() / all.len().max(1) as f64;
         let active = mean(&vectors);
         let query_dimensions = queries.as_deref().map(mean);
-        let value = self.rank(vectors, queries)?;
+        let (value, queries) = self.rank(vectors, queries)?;
         task.message(&format!("{} {value:.4}", self.metric));
-        Ok(EvaluationRecord {
+        let record = EvaluationRecord {
             stage: stage.to_owned(),
             step,
             metric: self.metric.clone(),
@@ -164,7 +166,8 @@ impl<'a> Evaluator<'a> {
             documents: self.pool.len(),
             over_target: None,
             seconds: started.elapsed().as_secs_f64(),
-        })
+        };
+        Ok((record, queries))
     }
 
     /// The metric of the warm start's own targets over the same queries and pool: what BM25's tf part as document
@@ -173,12 +176,12 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// If the search fails.
     pub fn lexical_reference(&self, targets: &LexicalTargets<'_>) -> Result<f64> {
-        self.rank(self.pool.iter().map(|&number| targets.of(number)).collect(), None)
+        Ok(self.rank(self.pool.iter().map(|&number| targets.of(number)).collect(), None)?.0)
     }
 
-    /// The metric of document vectors that stand in the order of the pool; queries have their idf where no vectors
-    /// are given.
-    fn rank(&self, vectors: Vec<SparseVector>, queries: Option<Vec<SparseVector>>) -> Result<f64> {
+    /// The metric of document vectors that stand in the order of the pool, and each query's ranking; queries have
+    /// their idf where no vectors are given.
+    fn rank(&self, vectors: Vec<SparseVector>, queries: Option<Vec<SparseVector>>) -> Result<(f64, Vec<HeldOutQuery>)> {
         let documents = &self.data.documents;
         let index = InvertedIndex::build(
             self.pool.iter().zip(vectors).map(|(&number, vector)| (documents.id(number).to_owned(), vector)),
@@ -192,8 +195,10 @@ impl<'a> Evaluator<'a> {
                 index.search(&queries, DEPTH)?
             }
         };
-        let run: Run = self.queries.iter().map(|q| q.id.clone()).zip(hits).collect();
-        Ok(nsparse_retrieval::evaluate(&self.qrels, &run, &self.options).mean[&self.metric])
+        let run: Run = self.queries.iter().map(|q| q.id.clone()).zip(hits.iter().cloned()).collect();
+        let evaluation = nsparse_retrieval::evaluate(&self.qrels, &run, &self.options);
+        let queries = HeldOutQuery::all(&self.queries, hits, &self.qrels, &evaluation, &self.metric);
+        Ok((evaluation.mean[&self.metric], queries))
     }
 }
 

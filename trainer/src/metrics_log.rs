@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nsparse_core::files;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::calibrate::CalibrationReport;
@@ -15,7 +15,7 @@ use crate::guard::Warning;
 use crate::stage::Steering;
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Record {
     /// The head's bias was calibrated.
@@ -28,11 +28,12 @@ pub enum Record {
     Warning(Warning),
 }
 
-/// What a step gave.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// What a step gave. A field that a line of an earlier version lacks has its default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StepRecord {
     /// The stage.
-    pub stage: &'static str,
+    pub stage: String,
     /// The step within the stage, counted from 1.
     pub step: usize,
     /// The step within the run, counted from 1.
@@ -40,7 +41,7 @@ pub struct StepRecord {
     /// The loss.
     pub loss: f64,
     /// Its terms, before their weights.
-    pub parts: BTreeMap<&'static str, f64>,
+    pub parts: BTreeMap<String, f64>,
     /// The encoder's learning rate in this step.
     pub learning_rate: f64,
     /// Weight of the sparsity penalty, where there is one.

@@ -131,14 +131,14 @@ pub fn take_step(
 }
 
 /// A penalty's weight under control: where it aims, and what it sees.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Steering {
     /// The density aimed at: active dimensions, or expected matches of a query and a document.
     pub target: f64,
     /// The density as smoothed and set right, in the same unit.
     pub measured: f64,
     /// The same of documents drawn from the corpus, in steps that encode some.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corpus: Option<f64>,
     /// What the decoder's bias is raised by after this step, where the weight can do no more.
     #[serde(skip_serializing_if = "Option::is_none")]

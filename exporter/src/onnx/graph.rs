@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use super::proto::{Message, delimited};
+use nsparse_core::protobuf::{Message, delimited};
 
 /// Version of the file's form; onnxruntime 1.13 and newer read it.
 const IR_VERSION: i64 = 8;

@@ -35,6 +35,12 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// Its name in `metrics.jsonl`.
+    pub fn name(self) -> String {
+        let value = serde_json::to_value(self).ok();
+        value.as_ref().and_then(serde_json::Value::as_str).map_or_else(String::new, str::to_owned)
+    }
+
     /// Whether a run that goes on from here is wasted: `action: stop` stops at these only.
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::DeadTokens | Self::OffTarget | Self::LossSpike | Self::GradientSpike)

@@ -6,14 +6,26 @@ use nsparse_core::files;
 
 use super::Start;
 use crate::folders::{remove_folder, restore_folders};
+use crate::tensorboard::event_files;
 use crate::{Error, Result};
 
-/// What a run writes into its folder.
-const OUTPUTS: [&str; 6] = ["config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "model", "warm-start"];
+/// What a run writes into its folder, besides TensorBoard's event files.
+const OUTPUTS: [&str; 9] = [
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "checkpoints",
+    "model",
+    "warm-start",
+    "sittings.jsonl",
+    "held-out.jsonl",
+    "report.html",
+];
 
 pub(super) fn prepare_folder(dir: &Path, start: Start) -> Result<()> {
     files::create_folder(dir)?;
-    let there: Vec<PathBuf> = OUTPUTS.iter().map(|name| dir.join(name)).filter(|p| p.exists()).collect();
+    let named = OUTPUTS.iter().map(|name| dir.join(name)).filter(|p| p.exists());
+    let there: Vec<PathBuf> = named.chain(event_files(dir)).collect();
     match start {
         Start::Continue => {
             files::remove_unfinished(dir)?;

@@ -22,10 +22,11 @@ use crate::data::TrainingData;
 use crate::evaluate::Evaluator;
 use crate::guard::Guard;
 use crate::lineage::lineage;
-use crate::metrics_log::{MetricsLog, Record};
+use crate::metrics_log::Record;
 use crate::model_out::write_model;
 use crate::parallel::Team;
 use crate::query_side::QuerySide;
+use crate::run_log::{PlannedStage, RunLog};
 use crate::stage::StageMemory;
 use crate::teachers::training;
 use folder::prepare_folder;
@@ -107,10 +108,11 @@ pub fn train_together(config: &TrainConfig, start: Start, hooks: &Hooks<'_>, tea
     }
     // Only now: a run that cannot go on must not touch what lies there.
     config.save(&dir.join("config.yaml"))?;
-    let mut log = MetricsLog::open(&dir.join("metrics.jsonl"), state.total_steps, state.evaluations.len())?;
+    let planned = stages.iter().map(|s| PlannedStage { name: s.name().to_owned(), steps: s.steps() }).collect();
+    let mut log = RunLog::open(config, &state, planned)?;
     if moments.is_none() && needs_calibration(config, &model) {
         let report = prepare_head(&network, &mut model, &data.documents, config, hooks.cancel, hooks.progress)?;
-        log.write(&Record::Calibration(report.clone()))?;
+        log.write(&Record::Calibration(report.clone()), state.total_steps)?;
         state.calibration = Some(report);
     }
     let is_new = moments.is_none();

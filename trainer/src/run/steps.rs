@@ -14,11 +14,13 @@ use crate::config::TrainConfig;
 use crate::data::TrainingData;
 use crate::evaluate::{Evaluator, is_out_of_patience};
 use crate::guard::{Guard, StartReading, Telemetry, Warning};
-use crate::metrics_log::{MetricsLog, Record, StepRecord};
+use crate::held_out;
+use crate::metrics_log::{Record, StepRecord};
 use crate::model_out::write_model;
 use crate::network::Network;
 use crate::optimizer::{AdamW, rate_factor};
 use crate::query_side::{QuerySide, SavedSide};
+use crate::run_log::RunLog;
 use crate::sections::GuardAction;
 use crate::stage::{Stage, StepOutcome, take_step};
 use crate::{Error, Result};
@@ -36,7 +38,7 @@ pub(super) struct Run<'a> {
     pub(super) model: BertMlm,
     pub(super) evaluator: Option<Evaluator<'a>>,
     pub(super) checkpoints: Checkpoints,
-    pub(super) log: MetricsLog,
+    pub(super) log: RunLog,
     pub(super) state: State,
     pub(super) stage_count: usize,
 }
@@ -146,13 +148,13 @@ impl Run<'_> {
                 outcome.active_dimensions()
             ));
             if self.state.step.is_multiple_of(self.config.run.log_every) || self.state.step == total {
-                self.log.write(&Record::Step(StepRecord {
-                    stage: stage.name(),
+                let record = StepRecord {
+                    stage: stage.name().to_owned(),
                     step: self.state.step,
                     total_step: self.state.total_steps,
                     loss: outcome.loss,
                     active_dimensions: outcome.active_dimensions(),
-                    parts: outcome.parts,
+                    parts: outcome.parts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
                     learning_rate: rates.encoder * factor,
                     lambda: outcome.lambda,
                     steering: outcome.steering,
@@ -162,7 +164,8 @@ impl Run<'_> {
                     tokens: outcome.tokens,
                     tokens_per_second: rate,
                     seconds,
-                }))?;
+                };
+                self.log.write(&Record::Step(record), self.state.total_steps)?;
             }
             if self.warn(warnings)? {
                 self.state.memory = stage.memory();
@@ -189,7 +192,7 @@ impl Run<'_> {
     fn warn(&mut self, warnings: Vec<Warning>) -> Result<bool> {
         for warning in &warnings {
             self.hooks.progress.warn(&warning.to_string());
-            self.log.write(&Record::Warning(warning.clone()))?;
+            self.log.write(&Record::Warning(warning.clone()), self.state.total_steps)?;
         }
         self.stopped_by_guard = self.guard.stops(&warnings);
         self.state.warnings.extend(warnings);
@@ -211,16 +214,18 @@ impl Run<'_> {
         let (network, parameters) = (&self.network, &self.model.parameters);
         let held_out = &self.data.held_out;
         let vectors = |side: &QuerySide| side.vectors(network, parameters, self.data, held_out, cancel);
-        let queries = self.query_side.as_ref().map(vectors).transpose()?;
-        let mut record = evaluator.run(network, parameters, queries, (stage.name(), step), cancel, progress)?;
+        let learned = self.query_side.as_ref().map(vectors).transpose()?;
+        let (mut record, queries) =
+            evaluator.run(network, parameters, learned, (stage.name(), step), cancel, progress)?;
         record.over_target = stage.over_target(&self.network, &self.model.parameters)?;
         let improved = self.state.best.as_ref().is_none_or(|best| record.is_better_than(best));
-        self.log.write(&Record::Evaluation(record.clone()))?;
+        self.log.write(&Record::Evaluation(record.clone()), self.state.total_steps)?;
         self.state.evaluated = Some(self.state.total_steps);
         self.state.evaluations.push(record.clone());
         if improved {
             let side = self.saved_side()?;
             write_model(&self.config.run.dir.join("model"), &self.model, self.data, self.config, side.as_ref())?;
+            held_out::write(&self.config.run.dir.join("held-out.jsonl"), &queries)?;
             self.state.best = Some(record);
             self.state.best_step = Some(self.state.total_steps);
         }

@@ -23,11 +23,20 @@ pub struct RunSection {
     pub precision: Option<Precision>,
     /// Every so many steps a line goes to `metrics.jsonl`; at least 1.
     pub log_every: usize,
+    /// Whether TensorBoard's event files are written beside it.
+    pub tensorboard: bool,
 }
 
 impl Default for RunSection {
     fn default() -> Self {
-        Self { dir: PathBuf::from("runs/default"), seed: 42, device: "cpu".to_owned(), precision: None, log_every: 1 }
+        Self {
+            dir: PathBuf::from("runs/default"),
+            seed: 42,
+            device: "cpu".to_owned(),
+            precision: None,
+            log_every: 1,
+            tensorboard: true,
+        }
     }
 }
 

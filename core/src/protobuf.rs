@@ -1,24 +1,29 @@
-//! Protobuf's wire form, as far as an ONNX file needs it: fields are written in the order given, nothing is
-//! read back. A field is its key (`number << 3 | wire type`) and its value; everything with a length says it
+//! Protobuf's wire form, as far as ONNX files and TensorBoard events need it: fields are written in the order given,
+//! nothing is read back. A field is its key (`number << 3 | wire type`) and its value; everything with a length says it
 //! first, so a weight can be streamed behind a length that is known from its shape.
 
 /// A varint: integers, booleans, enumerations.
 const VARINT: u64 = 0;
+/// Eight bytes, little-endian.
+const FIXED64: u64 = 1;
+/// Four bytes, little-endian.
+const FIXED32: u64 = 5;
 /// A length and so many bytes: strings, bytes, messages, packed numbers.
 const DELIMITED: u64 = 2;
 
 /// The fields of one message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Message(Vec<u8>);
+pub struct Message(Vec<u8>);
 
 impl Message {
     /// No field yet.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self::default()
     }
 
     /// An `int32`, `int64` or enumeration.
-    pub(super) fn int(mut self, field: u64, value: i64) -> Self {
+    #[must_use]
+    pub fn int(mut self, field: u64, value: i64) -> Self {
         varint(&mut self.0, field << 3 | VARINT);
         // A negative number is its two's complement in 64 bits, whatever the type's width.
         varint(&mut self.0, value as u64);
@@ -26,27 +31,45 @@ impl Message {
     }
 
     /// A `string`.
-    pub(super) fn text(mut self, field: u64, value: &str) -> Self {
+    #[must_use]
+    pub fn text(mut self, field: u64, value: &str) -> Self {
         self.0.extend(delimited(field, value.len() as u64));
         self.0.extend(value.as_bytes());
         self
     }
 
+    /// A `double`.
+    #[must_use]
+    pub fn double(mut self, field: u64, value: f64) -> Self {
+        varint(&mut self.0, field << 3 | FIXED64);
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    /// A `float`.
+    #[must_use]
+    pub fn float(mut self, field: u64, value: f32) -> Self {
+        varint(&mut self.0, field << 3 | FIXED32);
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
     /// A message in this one.
-    pub(super) fn message(mut self, field: u64, value: &Self) -> Self {
+    #[must_use]
+    pub fn message(mut self, field: u64, value: &Self) -> Self {
         self.0.extend(delimited(field, value.0.len() as u64));
         self.0.extend(&value.0);
         self
     }
 
     /// What is written so far.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
 /// What stands before so many bytes of a field: its key and the length.
-pub(super) fn delimited(field: u64, bytes: u64) -> Vec<u8> {
+pub fn delimited(field: u64, bytes: u64) -> Vec<u8> {
     let mut out = Vec::new();
     varint(&mut out, field << 3 | DELIMITED);
     varint(&mut out, bytes);
@@ -77,5 +100,8 @@ mod tests {
         let minus_two = [0x08, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
         assert_eq!(Message::new().int(1, -2).bytes(), minus_two);
         assert_eq!(delimited(16, 300), [0x82, 0x01, 0xac, 0x02]);
+        // Wire types 1 and 5 hold IEEE 754 numbers, lowest byte first.
+        assert_eq!(Message::new().double(1, 1.0).bytes(), [0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+        assert_eq!(Message::new().float(2, -2.0).bytes(), [0x15, 0, 0, 0, 0xc0]);
     }
 }

@@ -337,8 +337,8 @@ fn mined_by_a_model_in_an_index() {
     own_index("mined-vectors");
     nsparse.ok("ingest --index mined-vectors --model model --data vectors --journal journal");
     shared().cluster.post("/mined-vectors/_refresh", Value::Null).unwrap();
-    // The window ends before most positives, so their scores are asked for by id; all that passes is taken.
-    let mine = "mine --data vectors --model model --depth 40 --sample 40 --relative-margin 0.02";
+    // The window ends before some positives, so their scores are asked for by id; all that passes is taken.
+    let mine = "mine --data vectors --model model --depth 200 --sample 200 --relative-margin 0.02";
     let there = nsparse.json(&format!("{mine} --engine opensearch --index mined-vectors --out there.jsonl"));
     let here = nsparse.json(&format!("{mine} --out here.jsonl"));
     let rows = |file: &str| nsparse_core::rows::read(&nsparse.path(file)).unwrap();

@@ -122,6 +122,36 @@ fn teachers_judge_what_was_mined() {
 }
 
 #[test]
+fn a_dense_teacher_judges_by_its_own_scores() {
+    let nsparse = with_sample();
+    nsparse.write("dense.yaml", "teachers: {members: [{kind: dense, path: other}]}\n");
+    let mine = "mine --data set --sample 40 --depth 40";
+    let report = nsparse.json(&format!("{mine} --absolute-margin 0 --teachers dense.yaml --out judged.jsonl"));
+    nsparse.ok(&format!("{mine} --out all.jsonl"));
+    assert!(count(&report["report"]["filtered"], "absolute_margin") > 0);
+    // `nsparse score` gives the same teacher's scores for rows: the positive's stands first.
+    nsparse.ok("score all.jsonl --teachers dense.yaml --raw --out scored.jsonl");
+    let scored: BTreeMap<(String, String), TrainingRow> = rows_of(&nsparse, "scored.jsonl")
+        .into_iter()
+        .map(|row| ((row.query_id.clone().unwrap(), row.docs[0].clone()), row))
+        .collect();
+    let mut left_out = 0;
+    for row in rows_of(&nsparse, "judged.jsonl") {
+        let Some(all) = scored.get(&(row.query_id.clone().unwrap(), row.pos.clone().unwrap())) else { continue };
+        let passing: BTreeSet<&String> =
+            all.docs[1..].iter().zip(&all.scores[1..]).filter(|(_, s)| **s <= all.scores[0]).map(|(d, _)| d).collect();
+        assert_eq!(row.negs.iter().collect::<BTreeSet<_>>(), passing, "{:?}", row.query_id);
+        assert!(row.source.unwrap().contains(" teacher=dense:"));
+        left_out += all.docs.len() - 1 - passing.len();
+    }
+    assert!(left_out > 0);
+    nsparse.write("two.yaml", "teachers: {members: [{kind: bm25}, {kind: dense, path: other}]}\n");
+    let refused = nsparse.run(&format!("{mine} --absolute-margin 0 --teachers two.yaml"));
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("names 2 teachers"), "{}", refused.stderr);
+}
+
+#[test]
 fn what_cannot_be_mined_is_said_at_once() {
     let nsparse = with_sample();
     nsparse.write("foreign.trec", "nobody Q0 nothing 1 2.5 r\n");

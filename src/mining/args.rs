@@ -17,7 +17,7 @@ The second stage: what the trained model ranks high, together with BM25's rows:
       --teacher runs/teacher/model --run-out mined.trec --out rows-2.jsonl
   nsparse mine --data my-data --model runs/one/model --engine opensearch --index articles --out rows-2.jsonl
 
-Limits on scores look at the miner's own scores, or at the teacher's where --teacher or --denoise names one. With s the
+Limits on scores look at the miner's own scores, or at the teacher's where --teacher, --teachers or --denoise names one. With s the
 candidate's score and p the positive's, a candidate is left out if s + m > p (--absolute-margin m),
 s > p - |p|*r (--relative-margin r), s > max, or s < min.";
 
@@ -113,6 +113,9 @@ pub(crate) struct LimitArgs {
     /// Judge by this model's scores in place of the miner's: a sparse model directory
     #[arg(long, value_name = "DIR", conflicts_with = "denoise")]
     pub(crate) teacher: Option<PathBuf>,
+    /// Judge by another teacher: a YAML file whose section `teachers` names one, as for `nsparse score`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["teacher", "denoise"])]
+    pub(crate) teachers: Option<PathBuf>,
     /// Judge by stored scores (TREC form: query Q0 document rank score tag)
     #[arg(long, value_name = "FILE")]
     pub(crate) denoise: Option<PathBuf>,

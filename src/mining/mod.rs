@@ -14,12 +14,14 @@ use nsparse_retrieval::{InvertedIndex, MineOptions};
 use crate::cli::{Engine, Method};
 use crate::failure::usage;
 use crate::mining::args::{LimitArgs, MineArgs, Positive};
+use crate::mining::members::MemberTeacher;
 use crate::printer::Printer;
 use crate::queries::Queries;
 use crate::ranking::{ANALYZER, Plan, Vectors};
 use crate::{cluster_index, settings, stored_vectors};
 
 pub(crate) mod args;
+mod members;
 
 /// Characters of a hash that name a model in the rows.
 const SHORT: usize = 12;
@@ -183,6 +185,8 @@ pub(crate) enum Teacher {
     Stored(StoredScores),
     /// A sparse model's vectors.
     Sparse(Box<SparseTeacher>),
+    /// A member of a section `teachers`.
+    Member(Box<MemberTeacher>),
 }
 
 impl Teacher {
@@ -191,6 +195,7 @@ impl Teacher {
         match self {
             Self::Stored(scores) => Box::new(scores.clone()),
             Self::Sparse(teacher) => Box::new(teacher.as_ref()),
+            Self::Member(teacher) => Box::new(teacher.as_ref()),
         }
     }
 }
@@ -215,6 +220,11 @@ pub(crate) fn teacher(
         let hash: String = files::sha256_file(file)?.0.chars().take(SHORT).collect();
         return Ok(Some((Teacher::Stored(scores), format!("file:{hash}"))));
     }
+    if let Some(file) = &args.limits.teachers {
+        let device = &args.model.device;
+        let (teacher, name) = MemberTeacher::open(file, device, documents, qrels, printer, cancel)?;
+        return Ok(Some((Teacher::Member(Box::new(teacher)), name)));
+    }
     let Some(folder) = &args.limits.teacher else { return Ok(None) };
     let hash = model_hash(&ModelDir::open(folder)?)?;
     let (index, queries) = index(folder, set, documents, &args.model.device, printer, cancel)?;
@@ -238,7 +248,8 @@ pub(crate) fn filters(limits: &LimitArgs) -> Filters {
 /// Checks what can be checked before anything is read or encoded.
 pub(crate) fn check(args: &MineArgs) -> anyhow::Result<()> {
     let filters = filters(&args.limits);
-    if args.limits.teacher.is_some() || args.limits.denoise.is_some() {
+    let limits = &args.limits;
+    if limits.teacher.is_some() || limits.teachers.is_some() || limits.denoise.is_some() {
         filters.require_any()?;
     }
     let (depth, first_rank, samples) = (args.depth, args.skip + 1, args.sample);

@@ -57,6 +57,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse score rows.jsonl --teachers configs/kd.yaml --out scored.jsonl\n  nsparse score rows.jsonl --teachers teachers.yaml --beir scifact --out scored.jsonl\n\nRows {query, pos, negs} or {query, docs} become {query, docs, scores}, the positive first, which train.losses.kl:\n{teacher: rows} learns from. The file of teachers is a recipe, or holds its section `teachers` alone:\n  teachers: {members: [{kind: dense, path: models/minilm}, {kind: bm25}], scale: 30, cache: cache}\nWhat models compute is kept in the cache, so a command that was stopped goes on where it was."
     )]
     Score(ScoreArgs),
+    /// Give a bare encoder, or a model for another language, its head: masked-language modelling, then pairs from texts
+    #[command(
+        after_help = "Examples:\n  nsparse pretrain recipe.yaml --check\n  nsparse pretrain recipe.yaml --set mlm.steps=2000 --set run.dir=runs/pretrained\n  nsparse pretrain recipe.yaml --resume\n\nA recipe of its own (docs/pretraining.md). Then: nsparse train RECIPE --set model.path=runs/pretrained/model"
+    )]
+    Pretrain(PretrainArgs),
     /// Train a document encoder as a configuration says
     #[command(
         after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume\n  nsparse train configs/scifact.yaml --processes 4"
@@ -344,6 +349,27 @@ pub(crate) struct TrainArgs {
     /// rounding
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) processes: u8,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PretrainArgs {
+    /// The recipe (YAML)
+    pub(crate) config: PathBuf,
+    /// Change a key of the recipe: `--set mlm.steps=2000`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Read everything and report counts, lengths, pairs, estimated time and memory; train nothing
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Go on from the run directory's last checkpoint
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Remove an earlier run in the run directory and begin anew
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) replace: bool,
+    /// cpu, cpu-reference, cuda or cuda:N [default: what the recipe says]
+    #[arg(long)]
+    pub(crate) device: Option<String>,
 }
 
 #[derive(Debug, Args)]

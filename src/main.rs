@@ -67,6 +67,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Idf(args) => commands::idf::run(&args, printer),
         Command::Mine(args) => commands::mine::run(&args, printer),
         Command::Score(args) => commands::score::run(&args, printer),
+        Command::Pretrain(args) => commands::pretrain::run(&args, printer),
         Command::Train(args) => commands::train::run(&args, printer),
         Command::TrainRank => commands::train::follow(),
         Command::TuneIdf(args) => commands::tune_idf::run(&args, printer),

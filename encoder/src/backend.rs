@@ -183,6 +183,48 @@ pub struct Forward {
     pub state: Option<Box<dyn std::any::Any + Send>>,
 }
 
+/// Places of a packed batch with the token that is looked for at each: what masked-language training asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenPositions {
+    /// Indices into [`TokenBatch::ids`], strictly ascending (P of them).
+    pub rows: Vec<usize>,
+    /// The vocabulary entry looked for at each, `[P]`.
+    pub labels: Vec<u32>,
+}
+
+impl TokenPositions {
+    /// Checks them against a batch and a vocabulary.
+    ///
+    /// # Errors
+    /// If rows and labels differ in number, rows do not ascend or lie outside of the batch, or a label is no entry.
+    pub(crate) fn check(&self, batch: &TokenBatch, vocabulary: usize) -> Result<()> {
+        if self.rows.len() != self.labels.len() {
+            return Err(Error::Model(format!("{} positions have {} labels", self.rows.len(), self.labels.len())));
+        }
+        let is_ascending = self.rows.windows(2).all(|pair| pair[0] < pair[1]);
+        if !is_ascending || self.rows.last().is_some_and(|&row| row >= batch.tokens()) {
+            return Err(Error::Model(format!(
+                "positions must ascend and lie within the batch's {} tokens",
+                batch.tokens()
+            )));
+        }
+        if let Some(label) = self.labels.iter().find(|&&label| label as usize >= vocabulary) {
+            return Err(Error::Model(format!("the label {label} is no entry of a vocabulary of {vocabulary}")));
+        }
+        Ok(())
+    }
+}
+
+/// What the head says at some positions, with what the backward needs.
+pub struct PositionForward {
+    /// `[P]`: ln softmax(logits)\[label\] of each position, over the whole vocabulary, bias included.
+    pub log_probabilities: Vec<f32>,
+    /// `[P]`: the entry with the largest logit (the first of equals).
+    pub best: Vec<u32>,
+    /// Activations of the backend; `None` when it was asked for inference only.
+    pub state: Option<Box<dyn std::any::Any + Send>>,
+}
+
 /// A compute backend: the whole network from ids to pooled logits.
 pub trait Backend: Send {
     /// The network's forward pass. With `keep` the activations that [`Backend::backward`] needs are kept.
@@ -242,6 +284,35 @@ pub trait Backend: Send {
         batch: &TokenBatch,
         forward: Forward,
         grad_pooled: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<()>;
+
+    /// The network's forward pass with the head at some positions alone: how likely it holds a given token to be
+    /// there. `[P, V]` never exists as a whole. With `keep` the activations that
+    /// [`Backend::backward_positions`] needs are kept.
+    ///
+    /// # Errors
+    /// If a shape or a position does not fit, or the device fails.
+    fn forward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        positions: &TokenPositions,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<PositionForward>;
+
+    /// Adds the gradient of the parameters to `gradient` (laid out like [`Parameters::data`]), given
+    /// `dL/d log_probabilities` as `[P]`.
+    ///
+    /// # Errors
+    /// If the forward kept no state or was given another batch, or the device fails.
+    fn backward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        forward: PositionForward,
+        grad_log_probabilities: &[f32],
         gradient: &mut [f32],
     ) -> Result<()>;
 }

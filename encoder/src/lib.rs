@@ -17,7 +17,9 @@ pub mod params;
 pub mod reference;
 pub mod work;
 
-pub use backend::{Backend, Device, Dropout, Forward, TokenBatch, create, create_with};
+pub use backend::{
+    Backend, Device, Dropout, Forward, PositionForward, TokenBatch, TokenPositions, create, create_with,
+};
 pub use config::BertConfig;
 pub use cpu::CpuBackend;
 pub use cross::CrossEncoder;

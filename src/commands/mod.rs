@@ -15,6 +15,7 @@ pub(crate) mod inspect;
 pub(crate) mod mine;
 pub(crate) mod monitor;
 pub(crate) mod msmarco;
+pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod reduce;
 pub(crate) mod report;

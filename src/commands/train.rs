@@ -1,6 +1,7 @@
 //! `nsparse train`: runs a recipe, or with `--check` reads everything first.
 
 use nsparse_core::{Cancel, NoProgress};
+use nsparse_trainer::check::LengthReport;
 use nsparse_trainer::density::Measure;
 use nsparse_trainer::mixing::SetReport;
 use nsparse_trainer::{CheckReport, Hooks, Start, Summary, TrainConfig, check, train, train_together};
@@ -192,11 +193,7 @@ fn show_check(report: &CheckReport, printer: &Printer) {
         report.truncated_documents * 100.0,
         report.truncated_pieces * 100.0
     ));
-    let most = l.histogram.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1);
-    for (edge, count) in &l.histogram {
-        let label = if *edge == usize::MAX { "longer".to_owned() } else { format!("≤ {edge}") };
-        printer.text(format!("  {label:>8} {count:>8} {}", "█".repeat((count * 40).div_ceil(most))));
-    }
+    show_lengths(l, printer);
     let rows: Vec<Vec<String>> = report
         .stages
         .iter()
@@ -235,8 +232,17 @@ fn show_check(report: &CheckReport, printer: &Printer) {
     printer.text(format!("estimated {}{memory}", clock(report.seconds)));
 }
 
+/// The histogram of lengths.
+pub(crate) fn show_lengths(lengths: &LengthReport, printer: &Printer) {
+    let most = lengths.histogram.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1);
+    for (edge, count) in &lengths.histogram {
+        let label = if *edge == usize::MAX { "longer".to_owned() } else { format!("≤ {edge}") };
+        printer.text(format!("  {label:>8} {count:>8} {}", "█".repeat((count * 40).div_ceil(most))));
+    }
+}
+
 /// Seconds as people read them.
-fn clock(seconds: f64) -> String {
+pub(crate) fn clock(seconds: f64) -> String {
     if seconds < 60.0 {
         format!("{seconds:.1} s")
     } else {

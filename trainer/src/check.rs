@@ -194,7 +194,7 @@ pub fn check(config: &TrainConfig, cancel: &Cancel, progress: &dyn Progress) -> 
     })
 }
 
-fn length_report(mut lengths: Vec<usize>) -> LengthReport {
+pub(crate) fn length_report(mut lengths: Vec<usize>) -> LengthReport {
     lengths.sort_unstable();
     let Some(&max) = lengths.last() else { return LengthReport::default() };
     let mut from = 0;

@@ -112,8 +112,12 @@ impl Checkpoints {
     /// # Errors
     /// If the recipe cannot be written as keys and values.
     pub fn new(folder: PathBuf, config: &TrainConfig, fingerprint: &str) -> Result<Self> {
-        let config_keys = comparable(config.flat()?);
-        Ok(Self { folder, keep: config.checkpoint.keep, config: config_keys, fingerprint: fingerprint.to_owned() })
+        Ok(Self::of_keys(folder, config.checkpoint.keep, config.flat()?, fingerprint))
+    }
+
+    /// As [`Checkpoints::new`], of a recipe of another kind by its keys and values.
+    pub(crate) fn of_keys(folder: PathBuf, keep: usize, keys: Vec<(String, String)>, fingerprint: &str) -> Self {
+        Self { folder, keep, config: comparable(keys), fingerprint: fingerprint.to_owned() }
     }
 
     /// Total steps of the checkpoints that are there, ascending.

@@ -80,29 +80,9 @@ impl TrainConfig {
 
     /// One override applied: the value is YAML, and is put into the tree of keys before it is typed.
     fn with_override(&self, item: &str) -> Result<Self> {
-        let Some((key, value)) = item.split_once('=') else {
-            return Err(Error::config_with_hint(
-                format!("`--set {item}` has no `=`"),
-                "write --set section.key=value, such as --set train.steps=100",
-            ));
-        };
-        let key = key.trim();
-        let value: Value = serde_saphyr::from_str(value)
-            .map_err(|e| Error::config(format!("The value of `--set {item}` is not YAML: {e}")))?;
         let mut tree = serde_json::to_value(self).map_err(|e| Error::config(e.to_string()))?;
-        let mut place = &mut tree;
-        for part in key.split('.') {
-            if place.is_null() {
-                *place = Value::Object(serde_json::Map::new());
-            }
-            let Value::Object(map) = place else {
-                return Err(Error::config(format!("`--set {item}`: nothing lies below a plain value at `{part}`")));
-            };
-            place = map.entry(part.to_owned()).or_insert(Value::Null);
-        }
+        let (key, given) = put(&mut tree, item)?;
         // One of the two says how long the stage is; the later word counts.
-        let given = !value.is_null();
-        *place = value;
         if given {
             let (train, flops) = ("train", "train.losses.flops");
             match key {
@@ -373,7 +353,34 @@ impl TrainConfig {
     }
 }
 
-fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
+/// Puts the value of an override `section.key=value`, which is YAML, into a tree of keys. Its key, and whether the
+/// value is one.
+pub(crate) fn put<'a>(tree: &mut Value, item: &'a str) -> Result<(&'a str, bool)> {
+    let Some((key, value)) = item.split_once('=') else {
+        return Err(Error::config_with_hint(
+            format!("`--set {item}` has no `=`"),
+            "write --set section.key=value, such as --set train.steps=100",
+        ));
+    };
+    let key = key.trim();
+    let value: Value = serde_saphyr::from_str(value)
+        .map_err(|e| Error::config(format!("The value of `--set {item}` is not YAML: {e}")))?;
+    let mut place = tree;
+    for part in key.split('.') {
+        if place.is_null() {
+            *place = Value::Object(serde_json::Map::new());
+        }
+        let Value::Object(map) = place else {
+            return Err(Error::config(format!("`--set {item}`: nothing lies below a plain value at `{part}`")));
+        };
+        place = map.entry(part.to_owned()).or_insert(Value::Null);
+    }
+    let given = !value.is_null();
+    *place = value;
+    Ok((key, given))
+}
+
+pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {

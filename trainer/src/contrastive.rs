@@ -402,6 +402,7 @@ impl Stage for Contrastive<'_> {
             controller: self.controller.as_ref().map(Controller::state),
             frequencies: df.then(|| self.frequencies.clone()),
             late_cache: self.objective.late.clone(),
+            ..StageMemory::default()
         }
     }
 

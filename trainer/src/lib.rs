@@ -34,6 +34,7 @@ pub mod network;
 pub mod objective;
 pub mod optimizer;
 pub mod parallel;
+pub mod pretrain;
 mod probe;
 pub mod query_side;
 pub mod regularisers;

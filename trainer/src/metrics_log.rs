@@ -117,6 +117,14 @@ impl MetricsLog {
     /// # Errors
     /// If the disk fails.
     pub fn write(&mut self, record: &Record) -> Result<()> {
+        self.write_object(record)
+    }
+
+    /// Appends a line of another kind of run; it has `kind`, and `total_step` where that is `step`.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn write_object(&mut self, record: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_vec(record).map_err(|e| nsparse_core::Error::file(&self.path, e.to_string()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|e| nsparse_core::Error::io("write", &self.path, e))?;

@@ -74,6 +74,11 @@ impl Network {
         Self { backend, vocab, activation, zeroed, team: Team::alone() }
     }
 
+    /// The backend itself.
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
     /// Encodes documents of the store, all windows of each; dropout masks are keyed by document and window. With
     /// `keep` a backward can follow.
     ///

@@ -11,6 +11,7 @@ use crate::controller::ControllerState;
 use crate::late_cache::LateCache;
 use crate::network::Network;
 use crate::optimizer::AdamW;
+use crate::pretrain::mlm::MlmEvaluation;
 use crate::regularisers::{DocumentFrequencies, active};
 use crate::sections::{Decay, LearningRate};
 use crate::teachers::{TeacherEstimate, TeacherWork};
@@ -100,6 +101,9 @@ pub struct StageMemory {
     /// Documents of earlier steps that are negatives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_cache: Option<LateCache>,
+    /// Evaluations of masked-language modelling so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<MlmEvaluation>,
 }
 
 /// One step of the loop: the stage's gradient at a 0-based step, clipping, and the optimizer's step with every rate

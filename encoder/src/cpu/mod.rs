@@ -17,6 +17,7 @@ mod level;
 mod math;
 mod matrix;
 mod network;
+mod positions;
 mod rows;
 mod screen;
 mod tokens;
@@ -30,12 +31,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::head::Head;
 use self::network::Network;
+use self::positions::{PositionGradient, PositionHead};
 use self::screen::Panels;
 use self::tokens::Tokens;
 use self::weights::Places;
 use self::workspace::{Keep, Lent, Pool, ensure};
 use crate::reference::check_batch;
-use crate::{Backend, BertConfig, Dropout, Error, Forward, Parameters, Result, TokenBatch};
+use crate::{
+    Backend, BertConfig, Dropout, Error, Forward, Parameters, PositionForward, Result, TokenBatch, TokenPositions,
+};
 
 /// The [`Backend`] of this machine's cores; products and loops run on rayon's current thread pool.
 pub struct CpuBackend {
@@ -54,6 +58,16 @@ struct State {
     /// The batch's.
     offsets: Vec<usize>,
     dropout: Option<Dropout>,
+}
+
+/// What a forward at positions keeps for its backward.
+struct PositionState {
+    network: State,
+    positions: TokenPositions,
+    /// The head's transformed rows at the positions, `[P, H]`.
+    rows: Vec<f32>,
+    /// ln Σ exp(logit) of each.
+    log_sums: Vec<f64>,
 }
 
 impl CpuBackend {
@@ -126,6 +140,24 @@ impl CpuBackend {
         }
     }
 
+    /// What a forward keeps for a backward that follows or not.
+    fn keep(&self, keep: bool) -> Keep {
+        match (keep, self.is_checkpointing) {
+            (false, _) => Keep::Nothing,
+            (true, false) => Keep::Activations,
+            (true, true) => Keep::Inputs,
+        }
+    }
+
+    fn position_head<'a>(&self, parameters: &'a Parameters, places: &Places) -> PositionHead<'a> {
+        PositionHead {
+            level: self.level,
+            hidden: self.config.hidden_size,
+            decoder: &parameters.data()[places.words.clone()],
+            bias: &parameters.data()[places.decoder_bias.clone()],
+        }
+    }
+
     /// `screened`: only entries above zero and the documents' own tokens have to be right.
     fn run(
         &self,
@@ -139,11 +171,7 @@ impl CpuBackend {
         let places = Places::new(&self.config, parameters)?;
         let mut workspace = self.pool.lend();
         let tokens = Tokens::new(batch, dropout);
-        let keep = match (keep, self.is_checkpointing) {
-            (false, _) => Keep::Nothing,
-            (true, false) => Keep::Activations,
-            (true, true) => Keep::Inputs,
-        };
+        let keep = self.keep(keep);
         let (mut pooled, mut argmax) = (Vec::new(), Vec::new());
         if tokens.len() > 0 {
             self.network(parameters, &places, &tokens).forward(&mut workspace.workspace, keep);
@@ -240,6 +268,87 @@ impl Backend for CpuBackend {
         let stream = ensure(&mut workspace.hidden[0], hidden);
         head.backward_rows(&forward.argmax, grad_pooled, &parameters.data()[places.words.clone()], stream);
         network.backward(workspace, state.keep, gradient);
+        Ok(())
+    }
+
+    fn forward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        positions: &TokenPositions,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<PositionForward> {
+        check_batch(&self.config, batch)?;
+        positions.check(batch, self.config.vocab_size)?;
+        let places = Places::new(&self.config, parameters)?;
+        let mut workspace = self.pool.lend();
+        let tokens = Tokens::new(batch, dropout);
+        let keep = self.keep(keep);
+        let hidden = self.config.hidden_size;
+        let mut rows = Vec::with_capacity(positions.rows.len() * hidden);
+        if tokens.len() > 0 {
+            self.network(parameters, &places, &tokens).forward(&mut workspace.workspace, keep);
+            for &row in &positions.rows {
+                rows.extend_from_slice(&workspace.workspace.hidden[0][row * hidden..(row + 1) * hidden]);
+            }
+        }
+        let said = self.position_head(parameters, &places).forward(&rows, &positions.labels);
+        let state = (keep != Keep::Nothing).then(|| {
+            let network = State { workspace, keep, offsets: batch.offsets.clone(), dropout };
+            let state = PositionState { network, positions: positions.clone(), rows, log_sums: said.log_sums };
+            Box::new(state) as Box<dyn std::any::Any + Send>
+        });
+        Ok(PositionForward { log_probabilities: said.values, best: said.best, state })
+    }
+
+    fn backward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        forward: PositionForward,
+        grad_log_probabilities: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        let mut state = forward
+            .state
+            .and_then(|s| s.downcast::<PositionState>().ok())
+            .ok_or_else(|| Error::Model("the forward was asked to keep nothing, so it has no backward".to_owned()))?;
+        let positions = &state.positions;
+        if grad_log_probabilities.len() != positions.rows.len() || gradient.len() != parameters.len() {
+            return Err(Error::Model(format!(
+                "the backward got {} gradients for {} positions, and a buffer of {} for {} parameters",
+                grad_log_probabilities.len(),
+                positions.rows.len(),
+                gradient.len(),
+                parameters.len()
+            )));
+        }
+        if state.network.offsets != batch.offsets {
+            return Err(Error::Model("the backward got another batch than the forward".to_owned()));
+        }
+        if positions.rows.is_empty() {
+            return Ok(());
+        }
+        let places = Places::new(&self.config, parameters)?;
+        let hidden = self.config.hidden_size;
+        let mut slopes = vec![0.0f32; state.rows.len()];
+        // The decoder's gradient and its bias's lie apart in the one buffer.
+        let [decoder, bias] = gradient
+            .get_disjoint_mut([places.words.clone(), places.decoder_bias.clone()])
+            .map_err(|e| Error::Model(format!("the parameters overlap: {e}")))?;
+        let out = PositionGradient { rows: &mut slopes, decoder, bias };
+        let head = self.position_head(parameters, &places);
+        head.backward(&state.rows, &positions.labels, &state.log_sums, grad_log_probabilities, out);
+
+        let tokens = Tokens::new(batch, state.network.dropout);
+        let workspace = &mut state.network.workspace.workspace;
+        let stream = ensure(&mut workspace.hidden[0], tokens.len() * hidden);
+        stream.fill(0.0);
+        for (&row, slope) in positions.rows.iter().zip(slopes.chunks_exact(hidden)) {
+            stream[row * hidden..(row + 1) * hidden].copy_from_slice(slope);
+        }
+        self.network(parameters, &places, &tokens).backward(workspace, state.network.keep, gradient);
         Ok(())
     }
 }

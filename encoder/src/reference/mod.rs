@@ -12,6 +12,7 @@ mod cuda;
 mod groups;
 mod head;
 mod network;
+mod positions;
 mod precision;
 mod weights;
 
@@ -24,7 +25,9 @@ use self::head::{Head, HeadBackward};
 use self::network::{Network, POSITIONS, TYPES, WORDS};
 pub use self::precision::Precision;
 use self::weights::{Sums, Weights, add, add_rows, host, place};
-use crate::{Backend, BertConfig, Dropout, Error, Forward, Parameters, Result, TokenBatch};
+use crate::{
+    Backend, BertConfig, Dropout, Error, Forward, Parameters, PositionForward, Result, TokenBatch, TokenPositions,
+};
 
 #[cfg(feature = "cuda")]
 pub(crate) use self::cuda::open as open_cuda;
@@ -370,6 +373,28 @@ impl Backend for CandleBackend {
             add(place(parameters, DECODER_BIAS, gradient)?, row);
         }
         sums.add_to(parameters, gradient)
+    }
+
+    fn forward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        positions: &TokenPositions,
+        dropout: Option<Dropout>,
+        keep: bool,
+    ) -> Result<PositionForward> {
+        self.positions_forward(parameters, batch, positions, dropout, keep)
+    }
+
+    fn backward_positions(
+        &self,
+        parameters: &Parameters,
+        batch: &TokenBatch,
+        forward: PositionForward,
+        grad_log_probabilities: &[f32],
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        self.positions_backward(parameters, batch, forward, grad_log_probabilities, gradient)
     }
 }
 

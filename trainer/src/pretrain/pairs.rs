@@ -199,6 +199,7 @@ mod tests {
                    How large it may be depends on the heap, on the disk and on how long a recovery is allowed to take \
                    in the worst case."
                 .to_owned(),
+            ..Document::default()
         }
     }
 

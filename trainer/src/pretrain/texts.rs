@@ -229,7 +229,7 @@ fn read_jsonl(path: &Path, text: &str, documents: &mut Vec<Document>) -> Result<
             _ => None,
         });
         let id = id.unwrap_or_else(|| format!("{}:{}", name(path), index + 1));
-        documents.push(Document { id, title, text: text.to_owned() });
+        documents.push(Document { id, title, text: text.to_owned(), ..Document::default() });
     }
     Ok(())
 }
@@ -242,7 +242,7 @@ fn read_plain(path: &Path, text: &str, documents: &mut Vec<Document>) {
     let mut close = |lines: &mut Vec<&str>, begins: usize| {
         if !lines.is_empty() {
             let id = format!("{}:{begins}", name(path));
-            documents.push(Document { id, title: String::new(), text: lines.join("\n") });
+            documents.push(Document { id, text: lines.join("\n"), ..Document::default() });
             lines.clear();
         }
     };

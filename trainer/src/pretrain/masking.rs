@@ -149,7 +149,7 @@ mod tests {
     fn tokenizer() -> TextTokenizer {
         let mut vocabulary: Vec<String> =
             ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]"].iter().map(|s| (*s).to_owned()).collect();
-        vocabulary.extend((6..100).map(|i| if i % 3 == 0 { format!("##p{i}") } else { format!("w{i}") }));
+        vocabulary.extend((6..100).map(|i: u32| if i.is_multiple_of(3) { format!("##p{i}") } else { format!("w{i}") }));
         let entries: serde_json::Map<String, serde_json::Value> =
             vocabulary.iter().enumerate().map(|(i, t)| (t.clone(), i.into())).collect();
         let file = serde_json::json!({
@@ -230,7 +230,7 @@ mod tests {
     fn whole_words_go_together() {
         let section = MaskSection { whole_words: true, share: 0.3, ..MaskSection::default() };
         let masker = masker(&section, 1);
-        let continues = |id: TokenId| id > 5 && id % 3 == 0;
+        let continues = |id: TokenId| id > 5 && id.is_multiple_of(3);
         let mut sizes = 0;
         for number in 0..500 {
             let window = window(40, number);

@@ -58,20 +58,16 @@ impl TextData {
         let section = &config.data;
         let documents = read(section)?;
         let texts: Vec<String> = documents.iter().map(|d| section.template.apply(d)).collect();
-        let (query_encoder, idf_metadata) = match &section.idf.file {
-            Some(file) => (QueryEncoder::new(tokenizer.clone(), IdfTable::load(file, tokenizer)?)?, None),
-            None => {
-                let (table, metadata) = IdfTable::build(
-                    texts.iter().map(String::as_str),
-                    tokenizer,
-                    section.idf.formula,
-                    &section.template.pattern,
-                    cancel,
-                    progress,
-                )?;
-                (QueryEncoder::new(tokenizer.clone(), table)?, Some(metadata))
-            }
+        let (table, idf_metadata) = if let Some(file) = &section.idf.file {
+            (IdfTable::load(file, tokenizer)?, None)
+        } else {
+            let counted = texts.iter().map(String::as_str);
+            let pattern = &section.template.pattern;
+            let (table, metadata) =
+                IdfTable::build(counted, tokenizer, section.idf.formula, pattern, cancel, progress)?;
+            (table, Some(metadata))
         };
+        let query_encoder = QueryEncoder::new(tokenizer.clone(), table)?;
         let is_held_out = hold_out(documents.len(), section.held_out, config.run.seed);
         let mut data = Self {
             documents,

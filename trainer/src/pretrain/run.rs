@@ -514,7 +514,9 @@ impl Judge {
 
     fn run(&self, run: &Run<'_>, model: &BertMlm, step: usize) -> Result<EvaluationRecord> {
         let Hooks { cancel, progress } = *run.hooks;
-        self.evaluator()?.run(run.network, &model.parameters, None, ("pairs", step), cancel, progress)
+        let at = ("pairs", step);
+        let (record, _) = self.evaluator()?.run(run.network, &model.parameters, None, at, cancel, progress)?;
+        Ok(record)
     }
 
     fn lexical_reference(&self) -> Result<f64> {

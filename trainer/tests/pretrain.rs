@@ -168,7 +168,7 @@ fn hidden_tokens_are_told_better_than_by_frequency() {
     let texts = topics(folder.path());
     let mut overrides: Vec<&str> = texts.iter().map(String::as_str).collect();
     overrides.extend([
-        "mlm.steps=300",
+        "mlm.steps=600",
         "mlm.batch_windows=16",
         "mlm.evaluate_every=0",
         "mlm.dropout=0",
@@ -192,7 +192,7 @@ fn hidden_tokens_are_told_better_than_by_frequency() {
     assert!((before.cross_entropy - cross_entropy).abs() < 0.2, "{} for {cross_entropy}", before.cross_entropy);
     // Nobody can do better than one in eight in the mean, and a perplexity of 8.
     assert!(after.value > 3.0 * accuracy && after.value > 0.08, "{} against {accuracy}", after.value);
-    assert!((7.0..16.0).contains(&after.perplexity), "{after:?}, of frequency {cross_entropy}");
+    assert!((7.0..12.0).contains(&after.perplexity), "{after:?}, of frequency {cross_entropy}");
     assert!((after.perplexity.ln() - after.cross_entropy).abs() < 1e-9);
     let held_out: Vec<&str> =
         (0..data.documents.len()).filter(|&d| data.is_held_out[d]).map(|d| data.documents[d].id.as_str()).collect();
@@ -203,7 +203,7 @@ fn hidden_tokens_are_told_better_than_by_frequency() {
     let model = BertMlm::load(&config.run.dir.join("model"), 0).unwrap();
     assert!(!model.head_is_new);
     let backend = CpuBackend::new(&model.config);
-    let again = stage.evaluate(&backend, &model.parameters, 300, &Cancel::default(), &NoProgress).unwrap();
+    let again = stage.evaluate(&backend, &model.parameters, 600, &Cancel::default(), &NoProgress).unwrap();
     assert!((again.cross_entropy - after.cross_entropy).abs() < 1e-5);
     assert!((again.value - after.value).abs() < 1e-9);
     let level = mlm.level.unwrap();

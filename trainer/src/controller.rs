@@ -132,7 +132,8 @@ impl Controller {
         let rate = f64::from(s.pace) * INTEGRAL * PROPORTIONAL / self.response;
         let integral = f64::from(s.integral) + rate * error;
         let wanted = integral + PROPORTIONAL * error;
-        let down = if is_weak { 0.0 } else { down };
+        // Held, and not raised by the wobble of an error below 0 either.
+        let (down, up) = if is_weak && error < 0.0 { (0.0, 0.0) } else { (down, up) };
         let next = wanted.clamp(now - down, now + up).clamp(LOG_RANGE.0, LOG_RANGE.1);
         s.integral = if (next - wanted).abs() > 1e-12 { next - PROPORTIONAL * error } else { integral } as f32;
         s.log_weight = next as f32;
@@ -252,6 +253,11 @@ mod tests {
         let before = controller.measured().unwrap();
         controller.expect(0.5);
         assert!((controller.measured().unwrap() / before - 0.5f64.exp()).abs() < 1e-4);
+        // Nor does a wobble below the target raise it.
+        for t in 0..50 {
+            controller.observe(if t % 2 == 0 { 20.0 } else { 60.0 }, None, true);
+        }
+        assert!((controller.weight() / 1e-3 - 1.0).abs() < 1e-6, "{}", controller.weight());
         // It is raised all the same.
         for _ in 0..50 {
             controller.observe(1000.0, None, true);

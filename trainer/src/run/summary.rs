@@ -166,7 +166,7 @@ impl Run<'_> {
             lineage: self.data.lineage.clone(),
             preparing_seconds,
             teachers: Vec::new(),
-            evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).sum(),
+            evaluation_seconds: self.state.evaluations.iter().map(|e| e.seconds).fold(0.0, |sum, s| sum + s),
         })
     }
 }

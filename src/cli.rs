@@ -62,6 +62,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse pretrain recipe.yaml --check\n  nsparse pretrain recipe.yaml --set mlm.steps=2000 --set run.dir=runs/pretrained\n  nsparse pretrain recipe.yaml --resume\n\nA recipe of its own (docs/pretraining.md). Then: nsparse train RECIPE --set model.path=runs/pretrained/model"
     )]
     Pretrain(PretrainArgs),
+    /// Show the recipes that come with the program, and the schema of their keys
+    #[command(
+        after_help = "Examples:\n  nsparse config list\n  nsparse config show scifact --out my.yaml\n  nsparse config schema --out recipe.schema.json"
+    )]
+    Config(ConfigCommandArgs),
     /// Train a document encoder as a configuration says
     #[command(
         after_help = "Examples:\n  nsparse train configs/scifact.yaml --check\n  nsparse train configs/scifact.yaml --set train.steps=200 --set run.dir=runs/short\n  nsparse train configs/scifact.yaml --resume\n  nsparse train configs/scifact.yaml --processes 4"
@@ -324,6 +329,41 @@ pub(crate) struct ScoreArgs {
     pub(crate) max_chars: usize,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigCommandArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// All recipes, with the most tokens each may read and what it is for
+    List,
+    /// A recipe's text, each line explained; with --json also every key with its value
+    Show(ConfigShowArgs),
+    /// The JSON schema of a recipe, for editors
+    Schema(ConfigSchemaArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigShowArgs {
+    /// The recipe's name
+    pub(crate) name: String,
+    /// Write it to a file of your own
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigSchemaArgs {
+    /// Of the recipes of `nsparse pretrain`
+    #[arg(long)]
+    pub(crate) pretrain: bool,
+    /// Write it to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -680,12 +720,12 @@ pub(crate) struct EvalArgs {
     /// Judgments of a ranking on files alone
     #[arg(long, value_name = "FILE", requires = "run")]
     pub(crate) qrels: Option<PathBuf>,
-    /// The ranking that is judged (TREC or MS MARCO form)
-    #[arg(long, value_name = "FILE", requires = "qrels")]
-    pub(crate) run: Option<PathBuf>,
-    /// A second ranking of the same queries: the difference is shown with its paired interval
-    #[arg(long, value_name = "FILE")]
-    pub(crate) baseline: Option<PathBuf>,
+    /// The ranking that is judged (TREC or MS MARCO form); several, such as one a seed: each query's mean over them
+    #[arg(long, value_name = "FILE", requires = "qrels", value_delimiter = ',')]
+    pub(crate) run: Vec<PathBuf>,
+    /// A second ranking of the same queries: the difference is shown with its paired interval; several as with --run
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub(crate) baseline: Vec<PathBuf>,
     /// Cut-offs beside 1, 3, 5, 10, 100 and 1000
     #[arg(long, value_name = "K", value_delimiter = ',')]
     pub(crate) k: Vec<usize>,

@@ -17,6 +17,7 @@ mod printer;
 mod processes;
 mod queries;
 mod ranking;
+mod recipes;
 mod report;
 mod settings;
 mod stored_vectors;
@@ -68,6 +69,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Mine(args) => commands::mine::run(&args, printer),
         Command::Score(args) => commands::score::run(&args, printer),
         Command::Pretrain(args) => commands::pretrain::run(&args, printer),
+        Command::Config(args) => commands::config::run(&args, printer),
         Command::Train(args) => commands::train::run(&args, printer),
         Command::TrainRank => commands::train::follow(),
         Command::TuneIdf(args) => commands::tune_idf::run(&args, printer),

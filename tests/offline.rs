@@ -141,6 +141,16 @@ fn a_ranking_on_files_alone() {
     let again = nsparse.json("eval --qrels qrels.txt --run judged/run.trec --k 2 --baseline run.txt");
     assert_eq!(again["metrics"], summary["metrics"]);
     assert_eq!(again["against_baseline"]["difference"]["mean"], 0.0);
+    // Several rankings: each query's mean over them. The second finds q3 alone, and at once.
+    nsparse.write("other.txt", "q3 Q0 d4 1 1 r\n");
+    let both = nsparse.json("eval --qrels qrels.txt --run run.txt,other.txt --baseline other.txt");
+    close(number(&both["metrics"], "ndcg@10"), f64::midpoint(number(metrics, "ndcg@10"), 1.0 / 3.0));
+    let gain = number(&both["metrics"], "ndcg@10") - 1.0 / 3.0;
+    close(number(&both["against_baseline"]["difference"], "mean"), gain);
+    assert_eq!(both["missing"], serde_json::json!(["q1", "q2", "q3"]));
+    let refused = nsparse.run("eval --qrels qrels.txt --run run.txt,other.txt --out both");
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("`--out` holds one ranking"), "{}", refused.stderr);
     let text = nsparse.ok("eval --qrels qrels.txt --run run.txt").stdout;
     assert!(text.contains("1 judged queries have no ranking and count as 0: q3"), "{text}");
     assert!(text.contains("1 ranked queries have no judgments"), "{text}");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::vector::MAX_WEIGHT;
@@ -13,7 +14,7 @@ use crate::{Cancel, Error, Progress, Result, TextTokenizer, TokenId, Weight, fil
 pub const SILENT: Weight = Weight::MIN_POSITIVE;
 
 /// How document frequencies become weights. N: documents, df: documents that contain the token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdfFormula {
     /// `ln(1 + (N − df + 0.5) / (df + 0.5))`: BM25's, as Lucene computes it.

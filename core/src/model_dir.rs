@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::lineage::Lineage;
 use crate::{DocumentTemplate, Error, IdfTable, QueryEncoder, Result, Segments, TextTokenizer, TokenId, files};
 
 /// How a pooled logit `v` becomes a weight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `ln(1 + relu(v))` (SPLADE).

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, SparseVector, TextTokenizer, TokenId, Weight};
@@ -11,7 +12,7 @@ use crate::{Error, Result, SparseVector, TextTokenizer, TokenId, Weight};
 const MIN_LAST: usize = 50;
 
 /// How a text that is longer than the window becomes segments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Segments {
     /// Most segments of a document; what lies beyond them is not read. With 1 a text is cut, as without segments.

@@ -1,5 +1,6 @@
 //! The one document template that training, client-side ingest and the cluster's `set` processor share.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::beir::Document;
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 /// document.other.insert("url".into(), "x.org".into());
 /// assert_eq!(template.apply(&document), "x.org | A | lon");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentTemplate {
     /// The pattern. `{title}` and `{text}` (or `{body}`, the same) are replaced, and so is `{name}` by the corpus's

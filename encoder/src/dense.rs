@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nsparse_core::{Cancel, Scorer, TextTokenizer};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::document::{DEFAULT_BATCH_TOKENS, batches};
@@ -14,7 +15,7 @@ use crate::{Backend, BertMlm, Device, Error, Parameters, Precision, Result, Toke
 const DEFAULT_TOKENS: usize = 512;
 
 /// How a text's hidden states become one vector.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The mean over all tokens, special ones included.

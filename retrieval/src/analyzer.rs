@@ -13,7 +13,7 @@ use unicode_segmentation::UnicodeSegmentation;
 use crate::porter;
 
 /// How text becomes terms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Analyzer {
     /// Like Lucene's `english`.

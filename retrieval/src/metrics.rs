@@ -68,6 +68,39 @@ impl Evaluation {
         let values: Vec<f64> = self.per_query.values().filter_map(|m| m.get(metric).copied()).collect();
         (!values.is_empty()).then_some(values)
     }
+
+    /// Several runs of the same queries as one: each query's value is the mean over the runs, so that trainings from
+    /// several seeds are compared by query. Counts are sums over the runs; `queries` stays that of one.
+    ///
+    /// `None` of no run, or where the runs do not count the same queries.
+    pub fn average(runs: &[Self]) -> Option<Self> {
+        let (first, others) = runs.split_first()?;
+        let mut out = first.clone();
+        for run in others {
+            if run.queries != out.queries || !run.per_query.keys().eq(out.per_query.keys()) {
+                return None;
+            }
+            let add = |sums: &mut BTreeMap<String, f64>, more: &BTreeMap<String, f64>| {
+                for (metric, sum) in sums {
+                    *sum += more.get(metric).copied().unwrap_or_default();
+                }
+            };
+            add(&mut out.mean, &run.mean);
+            for (sums, more) in out.per_query.values_mut().zip(run.per_query.values()) {
+                add(sums, more);
+            }
+            out.missing.extend(run.missing.iter().cloned());
+            out.unjudged += run.unjudged;
+            out.retrieved += run.retrieved;
+            out.relevant += run.relevant;
+            out.relevant_retrieved += run.relevant_retrieved;
+        }
+        let count = runs.len() as f64;
+        out.mean.values_mut().chain(out.per_query.values_mut().flat_map(|m| m.values_mut())).for_each(|v| *v /= count);
+        out.missing.sort();
+        out.missing.dedup();
+        Some(out)
+    }
 }
 
 /// Evaluates a run. The order of hits in it does not matter.

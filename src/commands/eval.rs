@@ -11,6 +11,7 @@ use crate::ExitStatus;
 use crate::cli::{Engine, EvalArgs};
 use crate::commands::eval_checkpoints;
 use crate::data_args::RunForm;
+use crate::failure::usage;
 use crate::printer::{Printer, table};
 use crate::ranking::{self, Dimensions, Plan};
 use crate::{cluster_index, settings};
@@ -63,28 +64,52 @@ pub(crate) fn run(args: &EvalArgs, printer: &Printer) -> anyhow::Result<ExitStat
         printer.json(&serde_json::json!({ "removed": removed }))?;
         return Ok(ExitStatus::Success);
     }
-    let (qrels, run, timing) = match (&args.qrels, &args.run) {
-        (Some(qrels), Some(run)) => (trec::read_qrels(qrels)?, trec::read_run(run)?, None),
-        _ => ranked(args, printer)?,
+    let (qrels, runs, timing) = match &args.qrels {
+        Some(qrels) => (trec::read_qrels(qrels)?, read_runs(&args.run)?, None),
+        None => {
+            let (qrels, run, timing) = ranked(args, printer)?;
+            (qrels, vec![run], timing)
+        }
     };
     let options = options(args);
-    let evaluation = evaluate(&qrels, &run, &options);
+    let evaluation = over_runs(&qrels, &runs, &options, "--run")?;
     let mut summary = summarise(&evaluation);
     if let Some((seconds, dimensions)) = timing {
         summary.seconds = Some(seconds);
         summary.dimensions = dimensions;
     }
-    if let Some(path) = &args.baseline {
-        let baseline = evaluate(&qrels, &trec::read_run(path)?, &options);
+    if !args.baseline.is_empty() {
+        let baseline = over_runs(&qrels, &read_runs(&args.baseline)?, &options, "--baseline")?;
         summary.against_baseline =
             Some(compare_evaluations(&baseline, &evaluation, "ndcg@10", &Resampling::default())?);
     }
     if let Some(folder) = &args.out {
-        write(folder, args.run_format, &run, &evaluation, &mut summary)?;
+        let [run] = runs.as_slice() else {
+            return Err(usage(
+                "`--out` holds one ranking, and `--run` names several",
+                "leave `--out` away: each file is a ranking already; `--json` prints the summary",
+            ));
+        };
+        write(folder, args.run_format, run, &evaluation, &mut summary)?;
     }
     show(&summary, &options, printer);
     printer.json(&summary)?;
     Ok(ExitStatus::Success)
+}
+
+fn read_runs(paths: &[PathBuf]) -> anyhow::Result<Vec<Run>> {
+    Ok(paths.iter().map(|path| trec::read_run(path)).collect::<nsparse_core::Result<_>>()?)
+}
+
+/// One evaluation of all runs: each query's mean over them.
+fn over_runs(qrels: &Qrels, runs: &[Run], options: &EvalOptions, option: &str) -> anyhow::Result<Evaluation> {
+    let each: Vec<Evaluation> = runs.iter().map(|run| evaluate(qrels, run, options)).collect();
+    Evaluation::average(&each).ok_or_else(|| {
+        usage(
+            format!("the rankings of `{option}` do not count the same queries"),
+            "rankings that are averaged must be of the same queries, such as one a seed",
+        )
+    })
 }
 
 /// Cut-offs and relevance that were asked for.

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod cluster;
+pub(crate) mod config;
 pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod deploy;

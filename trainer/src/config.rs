@@ -4,6 +4,8 @@ use std::path::Path;
 
 use nsparse_core::files;
 use nsparse_encoder::{Device, Precision};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,7 +18,7 @@ use crate::sections::{
 use crate::{Error, Result};
 
 /// A whole recipe.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Where the run lives and what it draws from.
@@ -115,6 +117,12 @@ impl TrainConfig {
     pub fn save(&self, path: &Path) -> Result<()> {
         files::write_bytes(path, self.to_yaml()?.as_bytes())?;
         Ok(())
+    }
+
+    /// The JSON schema (draft 7, which editors know) of a recipe: keys, types, defaults and what they mean.
+    pub fn schema() -> Value {
+        let schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<Self>();
+        schema.to_value()
     }
 
     /// Whether a contrastive stage is asked for.

@@ -7,6 +7,7 @@
 
 use nsparse_core::SparseVector;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A dense row-major matrix of doubles: scores of Q queries with N documents, or their gradient.
@@ -136,7 +137,7 @@ pub struct TeacherRow {
 }
 
 /// How far below its positive a candidate's teacher score may come before it counts as a false negative.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Margin {
     /// A candidate is left out if `t > t_pos − m`.

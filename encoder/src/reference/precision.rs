@@ -1,13 +1,14 @@
 //! In which numbers a backend of tensor operations multiplies matrices.
 
 use candle_core::{DType, Tensor};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// The numbers of matrix products. Parameters, gradients, `LayerNorm`, softmax, GELU, residual sums, the head's
 /// maximum and losses are f32 with either.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Single precision; TF32 stays off.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use nsparse_core::files;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,7 +17,7 @@ use crate::sections::{
 use crate::{Error, Result};
 
 /// A whole recipe.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PretrainConfig {
     /// Where the run lives and what it draws from.
@@ -35,6 +37,11 @@ pub struct PretrainConfig {
 }
 
 impl PretrainConfig {
+    /// The JSON schema (draft 7, which editors know) of a recipe: keys, types, defaults and what they mean.
+    pub fn schema() -> Value {
+        SchemaSettings::draft07().into_generator().into_root_schema_for::<Self>().to_value()
+    }
+
     /// Reads a recipe, applies overrides of the form `section.key=value` in order, and checks the whole.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use nsparse_core::DocumentTemplate;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sections::{CalibrationSection, Decay, GuardSection, IdfSection, LearningRate, TrainSection};
@@ -13,7 +14,7 @@ fn bad<T>(key: &str, problem: &str) -> Result<T> {
 }
 
 /// `data`: the texts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextSection {
     /// A data set's folder; its `corpus.jsonl` is read.
@@ -60,7 +61,7 @@ impl TextSection {
 }
 
 /// `mlm.mask`: what is hidden from the network (arXiv 1810.04805).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MaskSection {
     /// Share of a window's ordinary tokens that are to be told, at least one of them.
@@ -81,7 +82,7 @@ impl Default for MaskSection {
 
 /// `mlm.level`: where zero lies among the logits of the model that is written. The softmax does not see a number
 /// that is taken from every logit, sparse vectors do: the head's bias is lowered by one number for all tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LevelSection {
     /// Mean active dimensions of a window.
@@ -97,7 +98,7 @@ impl Default for LevelSection {
 }
 
 /// `mlm`: masked-language modelling.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MlmSection {
     /// Optimizer steps. Give this or `epochs`.
@@ -186,7 +187,7 @@ impl MlmSection {
 }
 
 /// What of a document becomes a query and its positive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairKind {
     /// The title, and the text.
@@ -212,7 +213,7 @@ impl PairKind {
 }
 
 /// `pairs`: contrastive training on pairs that the texts hold, or that a file gives.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PairsSection {
     /// Pairs made from the texts: `title_text`, `title_summary`, `title_paragraph`, `sentence_context`.

@@ -1,9 +1,10 @@
 //! How a penalty's weight rises at the start.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The form of the rise over T steps; from step T − 1 on the weight is whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ramp {
     /// `((t + 1) / T)²`, as SPLADE has it.

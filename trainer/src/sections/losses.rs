@@ -1,12 +1,13 @@
 //! `train.losses`: what the contrastive stage minimises.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AntiZeroSection, FlopsSection, L1Section};
 use crate::losses::Margin;
 
 /// Which documents a query's scores are compared over.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Candidates {
     /// Every document of the batch, but for other known positives of the query.
@@ -19,7 +20,7 @@ pub enum Candidates {
 }
 
 /// Where teacher scores come from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Teacher {
     /// BM25 over word pieces: the query's idf times the warm start's targets.
@@ -32,7 +33,7 @@ pub enum Teacher {
 }
 
 /// `train.losses`: each term with its weight; a weight of 0 switches it off.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossSection {
     /// Cross entropy of the positive among the candidates.
@@ -52,7 +53,7 @@ pub struct LossSection {
 }
 
 /// `train.losses.infonce`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InfoNceSection {
     /// Weight of the term.
@@ -66,7 +67,7 @@ pub struct InfoNceSection {
 }
 
 /// `train.losses.infonce.false_negatives`: candidates that a teacher holds for as good as the positive are left out.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FalseNegativeSection {
     /// Where teacher scores come from; candidates without one stay.
@@ -83,7 +84,7 @@ impl Default for InfoNceSection {
 }
 
 /// `train.losses.kl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KlSection {
     /// Weight of the term.
@@ -114,7 +115,7 @@ impl Default for KlSection {
 }
 
 /// `train.losses.margin_mse`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MarginMseSection {
     /// Weight of the term.
@@ -132,7 +133,7 @@ impl Default for MarginMseSection {
 }
 
 /// `train.losses.lexical`; k1, b and the weight of other tokens are the warm start's.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LexicalSection {
     /// Weight of the term.

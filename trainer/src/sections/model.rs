@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use nsparse_core::model_dir::Activation;
 use nsparse_core::{DocumentTemplate, IdfFormula, Segments};
 use nsparse_encoder::Precision;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Mixing, SetSection};
 
 /// `run`: where the run lives and what it draws from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSection {
     /// The run's folder; made if it is not there.
@@ -41,7 +42,7 @@ impl Default for RunSection {
 }
 
 /// `model`: a Hugging Face folder, or the shape of a new model.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSection {
     /// A folder with `config.json`, `model.safetensors`, `tokenizer.json`.
@@ -55,7 +56,7 @@ pub struct ModelSection {
 }
 
 /// `model.random`: the shape of a new BERT; its vocabulary is the tokenizer's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandomModel {
     /// Width of a hidden state.
@@ -86,7 +87,7 @@ impl Default for RandomModel {
 }
 
 /// `data`: what is learned from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
     /// A data set in BEIR's three-file form.
@@ -128,7 +129,7 @@ impl Default for DataSection {
 }
 
 /// `data.idf`: a table at hand, or the formula by which one is made from the corpus.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdfSection {
     /// `bm25` or `smooth`; not used where `file` is given.

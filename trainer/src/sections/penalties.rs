@@ -1,11 +1,12 @@
 //! `train.losses.flops`, `l1` and `anti_zero`: what keeps vectors sparse, and not empty.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::regularisers::Ramp;
 
 /// What a penalty's weight is steered to; give one of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetSection {
     /// Mean active dimensions of a document.
@@ -30,7 +31,7 @@ impl TargetSection {
 }
 
 /// Which means FLOPS squares.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FlopsForm {
     /// Over all documents of the batch, as in sentence-transformers.
@@ -45,7 +46,7 @@ pub enum FlopsForm {
 }
 
 /// `train.losses.flops.df`: the factor `1 / (1 + (x^(log_α 2) − 1)^β)` of a token active in a share x of documents.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DfSection {
     /// Share at which the factor is a half, in (0, 1).
@@ -63,7 +64,7 @@ impl Default for DfSection {
 }
 
 /// `train.losses.flops`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FlopsSection {
     /// Weight at the end of the ramp (λ); 1e-3 where neither this nor `target` is given.
@@ -83,7 +84,7 @@ pub struct FlopsSection {
 }
 
 /// `train.losses.l1`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct L1Section {
     /// Weight at the end of the ramp.
@@ -95,7 +96,7 @@ pub struct L1Section {
 }
 
 /// `train.losses.anti_zero`: `1/(Σ q)² + 1/(Σ d)²` over a batch.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AntiZeroSection {
     /// Weight of the term.

@@ -1,11 +1,12 @@
 //! `query`: where query weights come from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// What gives a query's tokens their weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The idf table, as it is.
@@ -20,7 +21,7 @@ pub enum Side {
 }
 
 /// Where the linear layer of [`Side::Table`] begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TableStart {
     /// Fitted to the idf table by ridge regression: `w·e + b ≈ idf`.
@@ -31,7 +32,7 @@ pub enum TableStart {
 }
 
 /// `query`: where query weights come from; all but `side` only where something is learned.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuerySection {
     /// `idf`, `trained_idf`, `table` or `siamese`.

@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DataSection, TrainSection};
 use crate::{Error, Result};
 
 /// `data.mixing`: how sets share the batches. A batch holds queries of one set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mixing {
     /// By their weights, drawn by the seed: 64 batches hold each set's share to within one batch.
@@ -20,7 +21,7 @@ pub enum Mixing {
 }
 
 /// What becomes of an id that the corpus or the queries do not have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// An error with file, line and id.
@@ -31,7 +32,7 @@ pub enum Missing {
 }
 
 /// Whose ids a set's rows have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdSpace {
     /// Those of `data.dir`: an id that its corpus has means that document.
@@ -42,7 +43,7 @@ pub enum IdSpace {
 }
 
 /// One entry of `data.sets`: exactly one of `rows`, `hard_negatives`, `tevatron` and `judgments` is given.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SetSection {
     /// Its name in reports; without one the file's, or `judgments`.
@@ -197,7 +198,7 @@ impl DataSection {
 }
 
 /// `train.negative_order`: which of its negatives a row gives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NegativeOrder {
     /// Drawn anew each epoch.
@@ -208,7 +209,7 @@ pub enum NegativeOrder {
 }
 
 /// `train.short_rows`: what becomes of a row with fewer negatives than asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShortRows {
     /// It gives what it has.

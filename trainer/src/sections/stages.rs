@@ -1,11 +1,12 @@
 //! `calibration`, `warm_start`, `train` and `optimizer`: how parameters are moved.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{LossSection, NegativeOrder, ShortRows};
 
 /// When the head's bias is calibrated.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
     /// If the head is freshly made, or the whole model is.
@@ -18,7 +19,7 @@ pub enum When {
 }
 
 /// `calibration`: the bias of a fresh head.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CalibrationSection {
     /// `auto` (if the head is new), `always`, `never`.
@@ -38,7 +39,7 @@ impl Default for CalibrationSection {
 }
 
 /// Peak learning rates of the two parts of the model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LearningRate {
     /// Embeddings and layers (the tied decoder is the word embedding).
@@ -48,7 +49,7 @@ pub struct LearningRate {
 }
 
 /// How the learning rate goes on after the warmup.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
     /// Straight down to 0 at the stage's end.
@@ -59,7 +60,7 @@ pub enum Decay {
 }
 
 /// `warm_start`: the stage without labels: document weights learn BM25's tf part.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WarmStartSection {
     /// Optimizer steps; 0 leaves the stage out.
@@ -109,7 +110,7 @@ impl Default for WarmStartSection {
 }
 
 /// `train`: the contrastive stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainSection {
     /// Optimizer steps; 0 leaves the stage out. Give this or `epochs`.
@@ -169,7 +170,7 @@ impl Default for TrainSection {
 }
 
 /// `optimizer`: `AdamW`, for both stages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerSection {
     /// Decay of the first moment.

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use nsparse_core::model_dir::Activation;
 use nsparse_encoder::Pooling;
 use nsparse_retrieval::Analyzer;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{LossSection, Teacher};
 use crate::{Error, Result};
 
 /// `teachers`: the ensemble that a `teacher: ensemble` of the losses asks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TeachersSection {
     /// Whose scores are put together; each is brought to [0, 1] over a query's candidates, then averaged.
@@ -30,7 +31,7 @@ impl Default for TeachersSection {
 }
 
 /// One member of `teachers.members`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TeacherSection {
     /// A dense encoder: BERT with pooled hidden states.
@@ -46,7 +47,7 @@ pub enum TeacherSection {
 }
 
 /// A member with `kind: dense`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DenseTeacher {
     /// A Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`.
@@ -72,7 +73,7 @@ pub struct DenseTeacher {
 }
 
 /// How a sparse teacher reads queries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TeacherQuery {
     /// Their distinct tokens with the folder's `idf.json`: a doc-only model.
@@ -82,7 +83,7 @@ pub enum TeacherQuery {
 }
 
 /// A member with `kind: sparse`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SparseTeacher {
     /// A model directory of nsparse, or a Hugging Face folder of a BERT with masked-language-model head.
@@ -102,7 +103,7 @@ pub struct SparseTeacher {
 }
 
 /// A member with `kind: cross_encoder`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CrossTeacher {
     /// A Hugging Face folder of a `BertForSequenceClassification` with one label (the score) or two (their logits'
@@ -117,7 +118,7 @@ pub struct CrossTeacher {
 }
 
 /// A member with `kind: bm25`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bm25Teacher {
     /// `english` (stemmed, without stop words) or `standard`.
@@ -129,7 +130,7 @@ pub struct Bm25Teacher {
 }
 
 /// What a pair that a score file does not have counts as.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingScore {
     /// The document is no candidate of the query's.
@@ -140,7 +141,7 @@ pub enum MissingScore {
 }
 
 /// A member with `kind: scores`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoresTeacher {
     /// Lines `{"query_id", "doc_id", "score"}`, or `query document score`, or a TREC run.

@@ -1,11 +1,12 @@
 //! `eval`, `checkpoint` and `guard`: how a run is watched, kept and stopped.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
 /// `eval`: how the best step is chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalSection {
     /// Share of the training queries that is held out, drawn by the seed; 0: no evaluation.
@@ -52,7 +53,7 @@ impl Default for EvalSection {
 }
 
 /// `checkpoint`: what a stopped run goes on from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointSection {
     /// Every so many steps; 0: only when the run is stopped.
@@ -68,8 +69,9 @@ impl Default for CheckpointSection {
 }
 
 /// What the guard does with a finding.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", try_from = "GuardWord")]
+#[schemars(!try_from)]
 pub enum GuardAction {
     /// Says it, and writes it to `metrics.jsonl`.
     #[default]
@@ -103,7 +105,7 @@ impl TryFrom<GuardWord> for GuardAction {
 }
 
 /// `guard`: when a run is said to go wrong.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuardSection {
     /// `warn`, `stop` or `off`.

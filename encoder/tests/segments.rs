@@ -70,10 +70,11 @@ fn larger(vectors: &[SparseVector]) -> SparseVector {
     SparseVector::from_pairs((0..40).map(|id| (id, weight(id))).collect())
 }
 
+/// Equal within the golden values' tolerance for weights: a text in a batch is computed in another order than alone.
 fn same(a: &SparseVector, b: &SparseVector) -> Result<(), TestCaseError> {
     prop_assert_eq!(&a.ids, &b.ids);
     for (x, y) in a.weights.iter().zip(&b.weights) {
-        prop_assert!((x - y).abs() <= 1e-6, "{x} and {y}");
+        prop_assert!((x - y).abs() <= 1e-5, "{x} and {y}");
     }
     Ok(())
 }

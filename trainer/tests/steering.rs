@@ -63,7 +63,7 @@ fn the_density_comes_to_its_target_from_a_weight_too_small_and_one_too_large() {
 fn expected_matches_come_to_their_target() {
     let folder = tempfile::tempdir().unwrap();
     let data = sample(folder.path());
-    for (start_weight, target) in [("1e-4", 0.8), ("1", 0.8), ("1e-2", 1.6)] {
+    for (start_weight, target) in [("1e-4", 0.8), ("1", 0.8)] {
         let flops = format!("train.losses.flops.target={{flops: {target}, start_weight: {start_weight}}}");
         let name = format!("{start_weight} {target}");
         let config = sample_recipe(folder.path(), &data, &name, &[&STEPS[..], &[&flops]].concat());

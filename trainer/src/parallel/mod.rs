@@ -101,7 +101,8 @@ impl Team {
             .map(|&cost| {
                 let middle = 2 * before + cost as u128;
                 before += cost as u128;
-                if total == 0 { 0 } else { (middle * self.size as u128 / (2 * total)) as usize }
+                // The last items may cost nothing: their middle is the end.
+                if total == 0 { 0 } else { ((middle * self.size as u128 / (2 * total)) as usize).min(self.size - 1) }
             })
             .collect();
         ranks.partition_point(|&r| r < self.rank)..ranks.partition_point(|&r| r <= self.rank)

@@ -347,13 +347,14 @@ mod tests {
         Table::Free.begin(&mut parameters, &idf, TableStart::Idf, 0).unwrap();
         assert_eq!(Table::Free.weights(&parameters, V).unwrap(), idf);
         assert_eq!(Table::Free.vector(&parameters, &[0, 2, 5]).unwrap().ids, [2, 5]);
-        // An idf that is linear in the embeddings is met exactly, up to the ridge.
+        // An idf that is linear in the embeddings is met, but for what the ridge takes from directions in which seven
+        // embeddings hardly vary; the mean alone would be off by up to 0.08.
         let mut parameters = Table::Projection.extend(&model(2)).unwrap();
         let words = parameters.get(WORDS).unwrap().to_vec();
         let linear: Vec<f32> = words.chunks_exact(H).map(|e| 3.0 + 0.5 * e[0] - 0.25 * e[1] + 0.125 * e[2]).collect();
         Table::Projection.begin(&mut parameters, &linear, TableStart::Idf, 0).unwrap();
         for (weight, idf) in Table::Projection.weights(&parameters, V).unwrap().iter().zip(&linear) {
-            assert!((weight - idf.ln_1p()).abs() < 2e-3, "{weight} for an idf of {idf}");
+            assert!((weight - idf.ln_1p()).abs() < 1e-2, "{weight} for an idf of {idf}");
         }
     }
 

@@ -36,7 +36,7 @@ pub struct StageSummary {
 /// What a run gave; `summary.json` holds the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Whether all stages are done. If not, the run was asked to stop and can go on ([`Start::Continue`]).
+    /// Whether all stages are done. If not, the run was asked to stop and can go on ([`crate::Start::Continue`]).
     pub finished: bool,
     /// The run's folder.
     pub run_dir: PathBuf,

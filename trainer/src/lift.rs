@@ -7,8 +7,6 @@
 /// A density below this share of its target calls for a rise,
 const BELOW: f64 = 0.95;
 /// once the penalty pulls less than this much as hard as all other terms.
-const LIGHT: f64 = 0.25;
-/// A penalty that pulls less than this does nothing.
 const WEAK: f64 = 0.05;
 /// Share of the logarithm of target over density that one rise makes good.
 const GAIN: f64 = 0.5;
@@ -25,17 +23,13 @@ pub struct Lift {
 /// Whether a density that lies `over_target` (as a ratio) wants a rise, the norms of the penalties' slopes and of
 /// all others' being `slopes`.
 pub fn is_wanted(over_target: f64, slopes: Option<(f64, f64)>) -> bool {
-    over_target < BELOW && pull(slopes) <= LIGHT
+    over_target < BELOW && is_weak(slopes)
 }
 
 /// Whether the penalty hardly pulls: a smaller weight would change nothing.
 pub fn is_weak(slopes: Option<(f64, f64)>) -> bool {
-    pull(slopes) <= WEAK
-}
-
-/// How hard the penalty pulls against all other terms.
-fn pull(slopes: Option<(f64, f64)>) -> f64 {
-    slopes.map_or(0.0, |(penalty, others)| penalty / others.max(f64::MIN_POSITIVE))
+    let (penalty, others) = slopes.unwrap_or_default();
+    penalty <= WEAK * others
 }
 
 /// The rise for logits `[N, V]` of documents whose density is `over_target` as the loop sees it. An entry counts
@@ -102,8 +96,8 @@ mod tests {
 
     #[test]
     fn the_weight_goes_first() {
-        assert!(is_wanted(0.7, Some((0.2, 1.0))) && is_wanted(0.7, None));
-        assert!(!is_wanted(0.7, Some((0.4, 1.0))), "the penalty still presses");
+        assert!(is_wanted(0.7, Some((0.01, 1.0))) && is_wanted(0.7, None));
+        assert!(!is_wanted(0.7, Some((0.2, 1.0))), "the penalty still presses");
         assert!(!is_wanted(0.97, None) && !is_wanted(1.5, Some((0.0, 1.0))));
     }
 }

@@ -89,7 +89,7 @@ impl Batch {
     /// Examples (with their epochs) put together; each draws up to `negatives` of its others, anew each epoch.
     pub fn new(data: &TrainingData, examples: &[(usize, usize)], negatives: usize, seed: u64) -> Self {
         let (order, short_rows) = (NegativeOrder::Random, ShortRows::Take);
-        Self::drawn(data, examples, &Draw { negatives, order, short_rows, seed })
+        Self::drawn(data, examples, &Draw { negatives, order, short_rows, queries_per_document: 1, seed })
     }
 
     /// Examples (with their epochs) put together, with others as `draw` says.
@@ -119,12 +119,33 @@ impl Batch {
             others.extend(filling.into_iter().map(&mut column));
             batch.queries.push(BatchQuery { query: example.query, positive, others, scores, known: Vec::new() });
         }
+        if draw.queries_per_document > 1 {
+            batch.add_companions(data, examples, draw);
+        }
         for query in &mut batch.queries {
             let positives = &data.queries[query.query].positives;
             query.known =
                 (0..batch.documents.len()).filter(|&c| positives.binary_search(&batch.documents[c]).is_ok()).collect();
         }
         batch
+    }
+
+    /// Further queries of the examples' positives; they bring no document.
+    fn add_companions(&mut self, data: &TrainingData, examples: &[(usize, usize)], draw: &Draw) {
+        let Some(set) = examples.first().and_then(|e| data.sets.iter().find(|s| s.examples.contains(&e.1))) else {
+            return;
+        };
+        for (column, &document) in self.documents.clone().iter().enumerate() {
+            let of_document = examples.iter().filter(|e| data.examples[e.1].positive == Some(document));
+            let taken: Vec<usize> = of_document.clone().map(|e| e.1).collect();
+            let Some(epoch) = of_document.map(|e| e.0).max() else { continue };
+            for number in draw.companions(data, &set.examples, document, epoch, &taken) {
+                let query = data.examples[number].query;
+                if self.queries.iter().all(|q| q.query != query) {
+                    self.queries.push(BatchQuery { query, positive: Some(column), ..BatchQuery::default() });
+                }
+            }
+        }
     }
 
     /// Columns by slot: all positives, all first hard negatives, and so on. A document of several queries stands in

@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::regularisers::Ramp;
 use crate::sections::{
     CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, FlopsForm, GuardSection, LearningRate,
-    ModelSection, OptimizerSection, QuerySection, RunSection, Teacher, TeachersSection, TrainSection, WarmStartSection,
-    When,
+    ModelSection, OptimizerSection, QuerySection, RunSection, SetSection, Teacher, TeachersSection, TrainSection,
+    WarmStartSection, When,
 };
 use crate::{Error, Result};
 
@@ -149,6 +149,12 @@ impl TrainConfig {
             return bad("data", "give `dir` (a data set), `rows` or `sets` (what is trained on), or both");
         }
         data.validate_sets()?;
+        if let Some(set) = &self.eval.set {
+            let names: Vec<String> = data.training_sets().iter().map(SetSection::title).collect::<Result<_>>()?;
+            if !names.contains(set) {
+                return bad("eval.set", &format!("no set is called `{set}`: there are {}", names.join(", ")));
+            }
+        }
         self.train.validate_negatives()?;
         if data.max_tokens < 3 {
             return bad("data.max_tokens", "at least 3");
@@ -169,6 +175,7 @@ impl TrainConfig {
             ("run.log_every", self.run.log_every),
             ("warm_start.batch_documents", self.warm_start.batch_documents),
             ("train.batch_queries", self.train.batch_queries),
+            ("train.queries_per_document", self.train.queries_per_document),
             ("train.accumulation", self.train.accumulation),
         ] {
             if value == 0 {

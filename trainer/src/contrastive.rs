@@ -159,8 +159,8 @@ impl<'a> Contrastive<'a> {
 
     /// The `place`-th batch of the run.
     pub fn batch(&mut self, place: usize) -> Batch {
-        let TrainSection { negatives, negative_order, short_rows, .. } = *self.section;
-        let draw = Draw { negatives, order: negative_order, short_rows, seed: self.seed };
+        let TrainSection { negatives, negative_order, short_rows, queries_per_document, .. } = *self.section;
+        let draw = Draw { negatives, order: negative_order, short_rows, queries_per_document, seed: self.seed };
         Batch::drawn(self.data, &self.mixer.take(place), &draw)
     }
 }

@@ -1,5 +1,7 @@
 //! Which of its negatives an example gives to a batch, and what fills it up where it has too few.
 
+use std::ops::Range;
+
 use rand::RngExt as _;
 use rand::seq::{SliceRandom as _, index};
 
@@ -19,6 +21,8 @@ pub struct Draw {
     pub order: NegativeOrder,
     /// What becomes of an example with fewer; those to be dropped are gone by now.
     pub short_rows: ShortRows,
+    /// Queries of a positive document, those that were drawn by themselves among them.
+    pub queries_per_document: usize,
     /// What they are drawn from.
     pub seed: u64,
 }
@@ -73,6 +77,34 @@ impl Draw {
         }
         drawn
     }
+
+    /// Further examples of the set whose positive is `document`, beside the `taken` ones: as many as are missing to
+    /// [`Draw::queries_per_document`], in ascending order.
+    pub fn companions(
+        &self,
+        data: &TrainingData,
+        set: &Range<usize>,
+        document: usize,
+        epoch: usize,
+        taken: &[usize],
+    ) -> Vec<usize> {
+        let missing = self.queries_per_document.saturating_sub(taken.len());
+        if missing == 0 {
+            return Vec::new();
+        }
+        let first = data.by_positive.partition_point(|&entry| entry < (document, set.start));
+        let others: Vec<usize> = data.by_positive[first..]
+            .iter()
+            .take_while(|&&(positive, number)| positive == document && number < set.end)
+            .map(|&(_, number)| number)
+            .filter(|number| !taken.contains(number))
+            .collect();
+        let mut rng = generator(self.seed, epoch as u64, document as u64 | 1 << 62);
+        let mut drawn: Vec<usize> =
+            index::sample(&mut rng, others.len(), missing.min(others.len())).iter().map(|i| others[i]).collect();
+        drawn.sort_unstable();
+        drawn
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +119,7 @@ mod tests {
     use crate::synthetic::RandomData;
 
     fn draw(negatives: usize, order: NegativeOrder, short_rows: ShortRows) -> Draw {
-        Draw { negatives, order, short_rows, seed: 7 }
+        Draw { negatives, order, short_rows, queries_per_document: 1, seed: 7 }
     }
 
     fn example(others: usize) -> Example {

@@ -81,6 +81,7 @@ impl RandomData {
                 examples: 0..examples.len(),
                 ..TrainingSet::default()
             }],
+            by_positive: examples.iter().enumerate().filter_map(|(n, e)| e.positive.map(|p| (p, n))).collect(),
             examples,
             held_out: Vec::new(),
             held_out_documents: Vec::new(),

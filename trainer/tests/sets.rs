@@ -4,13 +4,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{recipe, world};
 use nsparse_core::{Cancel, NoProgress, Progress, Task, TextTokenizer};
+use nsparse_trainer::contrastive::Contrastive;
 use nsparse_trainer::data::TrainingData;
 use nsparse_trainer::{Error, Hooks, Start, Summary, TrainConfig, check, train};
 use serde_json::{Value, json};
@@ -116,6 +117,66 @@ fn the_long_and_the_short_form_of_judged_pairs_are_one() {
     assert_eq!(short.sets[0].counts.without_negatives, common::QUERIES);
     let error = load(&with_sets(&world, "a", "[{judgments: dev}]", &[])).err().unwrap().to_string();
     assert!(error.contains("no split `dev`"), "{error}");
+}
+
+#[test]
+fn queries_of_the_same_document_stand_in_one_batch_and_bring_no_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = world(folder.path());
+    // Three more queries for every row's document, without negatives of their own.
+    let rows = lines(&world.join("rows.jsonl"));
+    let mut more = std::fs::read_to_string(world.join("rows.jsonl")).unwrap();
+    for (n, row) in rows.iter().enumerate() {
+        for extra in 0..3 {
+            let query = format!("{} {}", common::word(n + extra), common::word(2 * n + extra + 1));
+            let row = json!({"query": query, "query_id": format!("x{n}-{extra}"), "pos": row["pos"], "pos_id": row["pos_id"]});
+            writeln!(more, "{row}").unwrap();
+        }
+    }
+    std::fs::write(world.join("more.jsonl"), more).unwrap();
+    let sets = "[{name: mined, rows: W/rows.jsonl, weight: 1}, {name: all, rows: W/more.jsonl, weight: 1}]";
+    let config =
+        with_sets(&world, "x", sets, &["eval.set=mined", "eval.fraction=0.25", "train.queries_per_document=3"]);
+    let data = load(&config).unwrap();
+    // Only queries of the named set are held out, and they are trained on in neither.
+    assert!(!data.held_out.is_empty() && data.held_out.iter().all(|&q| !data.queries[q].id.starts_with('x')));
+    assert!(data.examples.iter().all(|e| !data.held_out.contains(&e.query)));
+    let of_positive = |set: usize, document: usize| {
+        let examples = &data.examples[data.sets[set].examples.clone()];
+        examples.iter().filter(|e| e.positive == Some(document)).map(|e| e.query).collect::<BTreeSet<_>>()
+    };
+    let mut stage = Contrastive::new(&config, &data, &[]).unwrap();
+    let plain_config = with_sets(&world, "x", sets, &["eval.set=mined", "eval.fraction=0.25"]);
+    let mut plain = Contrastive::new(&plain_config, &data, &[]).unwrap();
+    let (mut sizes, mut drawn) = ([0, 0], BTreeSet::new());
+    for place in 0..40 {
+        let (batch, without) = (stage.batch(place), plain.batch(place));
+        assert_eq!(batch.documents, without.documents);
+        assert_eq!(batch.queries[..without.queries.len()], without.queries);
+        let set = usize::from(batch.queries.len() > without.queries.len());
+        sizes[set] += 1;
+        for (column, &document) in batch.documents.iter().enumerate() {
+            let queries: Vec<usize> =
+                batch.queries.iter().filter(|q| q.positive == Some(column)).map(|q| q.query).collect();
+            let known = of_positive(set, document);
+            assert!(queries.iter().all(|q| known.contains(q) || set == 0));
+            let by_themselves = without.queries.iter().filter(|q| q.positive == Some(column)).count();
+            if by_themselves > 0 && set == 1 {
+                assert_eq!(queries.len(), by_themselves.max(known.len().min(3)), "{known:?}");
+            }
+            drawn.extend(queries);
+        }
+    }
+    assert!(sizes.iter().all(|&n| n > 0), "{sizes:?}");
+    assert_eq!(drawn.len(), of_set(&data, 1), "over the epochs all queries come round");
+    let sets = sets.replace("W/", "");
+    let text = format!("model: {{path: m}}\ndata: {{dir: d, sets: {sets}}}\neval: {{set: other}}\n");
+    let error = TrainConfig::parse(&text, &[]).unwrap_err().to_string();
+    assert!(error.contains("`eval.set`") && error.contains("mined, all"), "{error}");
+}
+
+fn of_set(data: &TrainingData, set: usize) -> usize {
+    data.examples[data.sets[set].examples.clone()].iter().map(|e| e.query).collect::<BTreeSet<_>>().len()
 }
 
 #[test]

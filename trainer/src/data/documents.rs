@@ -252,7 +252,8 @@ impl Texts {
                 .map(|text| tokenizer.windows(&std::mem::take(text), section.max_tokens, segments))
                 .collect::<nsparse_core::Result<Vec<_>>>()?;
             let count = windows.len() as u64;
-            for (id, (windows, length)) in ids.by_ref().zip(windows) {
+            // The windows first: at a chunk's end nothing is taken from the ids.
+            for ((windows, length), id) in windows.into_iter().zip(ids.by_ref()) {
                 documents.push_windows(id, &windows, length);
             }
             task.advance(count);
@@ -269,7 +270,23 @@ fn hash(text: &str) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[test]
+    fn every_document_of_a_large_corpus_keeps_its_id_and_its_tokens() {
+        let tokenizer = crate::synthetic::tokenizer(3000).unwrap();
+        let mut texts = Texts::default();
+        for n in 0..2500 {
+            texts.push(format!("d{n}"), format!("t{}", n + 5));
+        }
+        let documents =
+            texts.tokenise(&tokenizer, &DataSection::default(), &Cancel::default(), &nsparse_core::NoProgress).unwrap();
+        assert_eq!(documents.len(), 2500);
+        for n in 0..2500 {
+            assert_eq!((documents.id(n), documents.window(n)[1]), (format!("d{n}").as_str(), n as TokenId + 5));
+        }
+    }
 
     #[test]
     fn a_row_is_joined_by_id_then_by_text() {

@@ -19,7 +19,7 @@ use sha2::Digest as _;
 pub use documents::Documents;
 
 use crate::config::TrainConfig;
-use crate::sections::{SetSource, ShortRows};
+use crate::sections::{EvalSection, SetSource, ShortRows};
 use crate::{Error, Result};
 use collect::{Collected, Sources};
 use documents::Texts;
@@ -115,6 +115,8 @@ pub struct TrainingData {
     pub examples: Vec<Example>,
     /// The sets; their examples follow each other.
     pub sets: Vec<TrainingSet>,
+    /// A positive and an example that has it, ascending: which queries a document answers.
+    pub by_positive: Vec<(usize, usize)>,
     /// Numbers of the queries held out, ascending.
     pub held_out: Vec<usize>,
     /// Documents that rows of held-out queries name: hard ones for the evaluation. Ascending, distinct.
@@ -188,12 +190,13 @@ impl TrainingData {
             rows_short_of_negatives: 0,
             examples: collected.examples,
             sets: collected.sets,
+            by_positive: Vec::new(),
             held_out: Vec::new(),
             held_out_documents: Vec::new(),
             lineage: Lineage::default(),
             fingerprint: String::new(),
         };
-        data.hold_out(config.eval.fraction, config.run.seed);
+        data.hold_out(&config.eval, config.run.seed);
         data.choose(config.train.negatives, config.train.short_rows);
         data.fingerprint = data.hash();
         Ok(data)
@@ -210,11 +213,20 @@ impl TrainingData {
         (0..is_outside.len()).filter(|&n| is_outside[n]).collect()
     }
 
-    /// Takes a seeded share of the queries that have a positive, and all their examples, out of the training.
-    fn hold_out(&mut self, fraction: f64, seed: u64) {
-        let mut candidates: Vec<usize> =
-            (0..self.queries.len()).filter(|&q| !self.queries[q].positives.is_empty()).collect();
-        let count = (candidates.len() as f64 * fraction).round() as usize;
+    /// Takes a seeded share of the queries (of one set, if it is named) that have a positive, and all their examples, out
+    /// of the training.
+    fn hold_out(&mut self, eval: &EvalSection, seed: u64) {
+        let named = eval.set.as_ref().map(|name| {
+            let mut is_of_set = vec![false; self.queries.len()];
+            for set in self.sets.iter().filter(|set| set.name == *name) {
+                self.examples[set.examples.clone()].iter().for_each(|e| is_of_set[e.query] = true);
+            }
+            is_of_set
+        });
+        let mut candidates: Vec<usize> = (0..self.queries.len())
+            .filter(|&q| !self.queries[q].positives.is_empty() && named.as_ref().is_none_or(|named| named[q]))
+            .collect();
+        let count = (candidates.len() as f64 * eval.fraction).round() as usize;
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ 0x6865_6c64_5f6f_7574);
         candidates.shuffle(&mut rng);
         candidates.truncate(count);
@@ -256,6 +268,9 @@ impl TrainingData {
             }
             set.examples = first..self.examples.len();
         }
+        let positives = self.examples.iter().enumerate().filter_map(|(number, e)| e.positive.map(|p| (p, number)));
+        self.by_positive = positives.collect();
+        self.by_positive.sort_unstable();
         self.rows_without_positive = self.sets.iter().map(|s| s.counts.without_positive).sum();
         self.rows_short_of_negatives = self.sets.iter().map(|s| s.counts.short_of_negatives).sum();
     }

@@ -119,6 +119,9 @@ pub struct TrainSection {
     pub epochs: Option<f64>,
     /// Queries a batch.
     pub batch_queries: usize,
+    /// Up to so many queries of each positive document stand in a batch, of the same set: a doc-only encoder pays for
+    /// documents alone. 1: those that were drawn.
+    pub queries_per_document: usize,
     /// Hard negatives a query; a row with stored scores gives one document more.
     pub negatives: usize,
     /// Which of its negatives a row gives: `random` or `window`.
@@ -153,6 +156,7 @@ impl Default for TrainSection {
             steps: None,
             epochs: None,
             batch_queries: 16,
+            queries_per_document: 1,
             negatives: 1,
             negative_order: NegativeOrder::Random,
             short_rows: ShortRows::Take,

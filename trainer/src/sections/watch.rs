@@ -11,6 +11,8 @@ use crate::{Error, Result};
 pub struct EvalSection {
     /// Share of the training queries that is held out, drawn by the seed; 0: no evaluation.
     pub fraction: f64,
+    /// The set of `data.sets` whose queries are held out, by its name; without it all sets'.
+    pub set: Option<String>,
     /// Every so many steps of the contrastive stage; 0: only before and after it.
     pub every: usize,
     /// Documents that are encoded for it: the judged ones and the mined negatives of the held-out queries, filled
@@ -34,6 +36,9 @@ impl EvalSection {
         if !(self.min_delta >= 0.0 && self.min_delta.is_finite()) {
             return bad("min_delta", "a number of at least 0");
         }
+        if self.set.is_some() && self.fraction == 0.0 {
+            return bad("set", "`eval.fraction` is 0, so nothing is held out; take it out");
+        }
         match self.patience {
             Some(0) => bad("patience", "at least 1"),
             Some(_) if self.fraction == 0.0 => bad("patience", "`eval.fraction` is 0, so nothing is evaluated"),
@@ -48,7 +53,15 @@ impl EvalSection {
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self { fraction: 0.2, every: 0, documents: 1000, metric: "ndcg@10".to_owned(), patience: None, min_delta: 0.0 }
+        Self {
+            fraction: 0.2,
+            set: None,
+            every: 0,
+            documents: 1000,
+            metric: "ndcg@10".to_owned(),
+            patience: None,
+            min_delta: 0.0,
+        }
     }
 }
 

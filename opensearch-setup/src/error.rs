@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nsparse_core::Fault;
 
+use crate::client;
+
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -216,14 +218,27 @@ impl Error {
                     "see the cluster's log, and whether --url has the right scheme (http or https)".to_owned()
                 }
             }),
-            Self::Unauthorized { .. } => {
-                Some("check user and password (--user, and the password in the environment)".to_owned())
-            }
+            Self::Unauthorized { who, .. } => Some(unauthorized_hint(who).to_owned()),
             Self::Forbidden { .. } => Some("ask the cluster's administrator for a role that allows it".to_owned()),
             Self::Api(e) => api_hint(e),
             Self::Deadline { .. } => Some("see the cluster's log; run the same command again to go on".to_owned()),
             Self::Unexpected { .. } => Some("check that --url is an OpenSearch cluster".to_owned()),
         }
+    }
+}
+
+/// What helps who was not let in.
+fn unauthorized_hint(who: &str) -> &'static str {
+    match who {
+        client::THIS_KEY => "check that the API key is whole, not expired, and of this cluster",
+        client::THIS_TOKEN => "check that the token is whole, not expired, and meant for this cluster",
+        client::THIS_CERTIFICATE => {
+            "check that the cluster takes client certificates for its REST layer and knows this one's subject"
+        }
+        _ if who.starts_with(client::AWS_KEY) => {
+            "check the keys, --aws-region, and that the domain's access policy names them; keys of a session expire"
+        }
+        _ => "check user and password (--user, and the password in the environment)",
     }
 }
 

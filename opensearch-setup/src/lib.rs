@@ -15,7 +15,10 @@ pub mod search;
 pub mod segments;
 
 pub use capabilities::{Capabilities, Version};
-pub use client::{Auth, Body, Cluster, ClusterConfig, Method, NDJSON, Response, RetryPolicy, Secret};
+pub use client::{
+    Auth, AwsCredentials, AwsService, AwsSigning, Body, ClientCertificate, Cluster, ClusterConfig, Method, NDJSON,
+    Response, RetryPolicy, Secret,
+};
 pub use corpus::{bm25_searcher, segment_searcher, sparse_searcher};
 pub use error::{ApiError, Error, Result, Unreachable};
 pub use index::{IndexSpec, Kind, OwnIndex, State};

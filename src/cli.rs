@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::args::BenchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
+pub(crate) use crate::connect::args::ClusterArgs;
 use crate::data_args::{DataCommand, RunForm};
 use crate::mining::args::MineArgs;
 
@@ -157,26 +158,6 @@ pub(crate) struct DataArgs {
     /// Field of the text in jsonl files
     #[arg(long, value_name = "FIELD", default_value = "text")]
     pub(crate) text_field: String,
-}
-
-/// How a cluster is reached.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct ClusterArgs {
-    /// URL of the cluster [default: the node of `nsparse cluster up`]
-    #[arg(long, value_name = "URL", env = "NSPARSE_URL")]
-    pub(crate) url: Option<String>,
-    /// User for basic authentication; the password comes from `NSPARSE_PASSWORD`
-    #[arg(long, value_name = "USER", env = "NSPARSE_USER")]
-    pub(crate) user: Option<String>,
-    /// A certificate authority's PEM file to trust beside the system's
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ca_cert: Option<PathBuf>,
-    /// Take any TLS certificate: for tests only
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Seconds until a request is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) timeout: u64,
 }
 
 /// Where ranking happens.

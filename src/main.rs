@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod cluster_index;
 mod commands;
+mod connect;
 mod data_args;
 mod document_encoder;
 mod download;

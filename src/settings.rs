@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use nsparse_core::beir::{Dataset, FieldNames};
 use nsparse_core::{Cancel, DocumentTemplate, IdfFormula};
-use nsparse_opensearch::{Auth, Body, Cluster, ClusterConfig, Error, Method};
+use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method};
 
 use crate::cli::{ClusterArgs, DataArgs, Formula};
 use crate::commands::data;
+use crate::connect;
 use crate::failure::usage;
 use crate::printer::Printer;
 
@@ -107,32 +107,18 @@ pub(crate) fn cancel_on_signal() -> Cancel {
         .clone()
 }
 
-/// Connects to the cluster that `--url` names, or to the node of `nsparse cluster up`.
+/// Connects to the cluster that the settings name (`connect`), or to the node of `nsparse cluster up`.
 pub(crate) fn cluster(args: &ClusterArgs) -> anyhow::Result<Cluster> {
-    let url = match &args.url {
-        Some(url) => url.clone(),
-        None => local_node_url()?,
-    };
-    connect(&url, args)
+    connect(&connect::config(args, local_node_url)?)
 }
 
-/// As [`cluster`], with the URL that a deployment names unless another was typed.
+/// As [`cluster`], with the URL that a deployment names unless the settings name another.
 pub(crate) fn cluster_of(args: &ClusterArgs, url: &str) -> anyhow::Result<Cluster> {
-    connect(args.url.as_deref().unwrap_or(url), args)
+    connect(&connect::config(args, || Ok(url.to_owned()))?)
 }
 
-fn connect(url: &str, args: &ClusterArgs) -> anyhow::Result<Cluster> {
-    let mut config = ClusterConfig::new(url);
-    if let Some(user) = &args.user {
-        let password = std::env::var("NSPARSE_PASSWORD").map_err(|_| {
-            usage(format!("No password for the user `{user}`"), "put it into the environment variable NSPARSE_PASSWORD")
-        })?;
-        config.auth = Auth::Basic { user: user.clone(), password: password.into() };
-    }
-    config.ca.clone_from(&args.ca_cert);
-    config.insecure = args.insecure;
-    config.timeout = Duration::from_secs(args.timeout);
-    let cluster = Cluster::connect(&config)?;
+fn connect(config: &ClusterConfig) -> anyhow::Result<Cluster> {
+    let cluster = Cluster::connect(config)?;
     // Asked once: requests are repeated patiently later on, but a wrong address or password shows at once.
     match cluster.request(Method::Get, "/", Body::None) {
         Err(error @ (Error::Unreachable { .. } | Error::Unauthorized { .. })) => Err(error.into()),

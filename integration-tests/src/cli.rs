@@ -17,16 +17,37 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Settings of the program that the surroundings may hold.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 30] = [
+    "ALL_PROXY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NSPARSE_API_KEY",
+    "NSPARSE_API_KEY_FILE",
+    "NSPARSE_AWS",
+    "NSPARSE_BEARER_TOKEN",
+    "NSPARSE_BEARER_TOKEN_FILE",
     "NSPARSE_BEIR_URL",
     "NSPARSE_CACHE",
+    "NSPARSE_CA_CERT",
+    "NSPARSE_CLIENT_CERT",
+    "NSPARSE_CLIENT_KEY",
     "NSPARSE_DATA",
     "NSPARSE_LOG",
     "NSPARSE_OPENSEARCH_IMAGE",
     "NSPARSE_PASSWORD",
+    "NSPARSE_PASSWORD_FILE",
+    "NSPARSE_PROFILE",
+    "NSPARSE_PROFILES",
+    "NSPARSE_PROXY",
     "NSPARSE_URL",
     "NSPARSE_USER",
     "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "https_proxy",
 ];
 
 /// The program and the folder it runs in, which is removed at the end.

@@ -31,8 +31,8 @@ impl Authorization {
                 ));
             }
             Auth::Basic { user, password } => basic(user, password.expose())?,
-            Auth::ApiKey(key) => value("API key", format!("ApiKey {}", key.expose()))?,
-            Auth::Bearer(token) => value("bearer token", format!("Bearer {}", token.expose()))?,
+            Auth::ApiKey(key) => value("API key", &format!("ApiKey {}", key.expose()))?,
+            Auth::Bearer(token) => value("bearer token", &format!("Bearer {}", token.expose()))?,
         };
         Ok(Self::Header(header))
     }
@@ -71,10 +71,10 @@ fn basic(user: &str, password: &str) -> Result<HeaderValue> {
 }
 
 /// A header's value that no log shows.
-pub(super) fn value(what: &str, text: String) -> Result<HeaderValue> {
+pub(super) fn value(what: &str, text: &str) -> Result<HeaderValue> {
     let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b)) && !text.ends_with(' ');
     // The text itself is never repeated.
-    let mut header = HeaderValue::from_str(&text).ok().filter(|_| plain).ok_or_else(|| {
+    let mut header = HeaderValue::from_str(text).ok().filter(|_| plain).ok_or_else(|| {
         Error::usage(
             format!("The {what} holds something that no HTTP header can, or nothing"),
             "give it on one line, as it was given out, without quotes",

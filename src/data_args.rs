@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use nsparse_core::trec::Form;
 
+use crate::cli::DataArgs;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
     /// Prepare MS MARCO: corpus, queries, judgments and lists of hard negatives, fetched or from files at hand
@@ -12,6 +14,11 @@ pub(crate) enum DataCommand {
         after_help = "Examples:\n  nsparse data msmarco\n  nsparse data msmarco --sample 2000 --others 20000 --seed 1\n  nsparse data msmarco --from marco --negatives 30\n  nsparse data msmarco --kind documents\n\nFetched are 2.9 GB (passages) or 8 GB (documents); with the unpacked and the prepared files it takes 10 GB and 32 GB\nof disk. --from DIR takes the same files, packed or not, under the names that Microsoft or tevatron gives them:\n  collection.tsv | corpus.tsv | msmarco-docs.tsv, or collectionandqueries.tar.gz\n  queries.train.tsv | train.query.txt | msmarco-doctrain-queries.tsv\n  qrels.train.tsv | msmarco-doctrain-qrels.tsv\n  queries.dev.small.tsv | queries.dev.tsv | dev.query.txt | msmarco-docdev-queries.tsv, and their qrels: may be missing\n  qidpidtriples.train.full.2.tsv | train.negatives.tsv: may be missing\n\nMS MARCO may be used for non-commercial research only: see its terms."
     )]
     Msmarco(MsMarcoArgs),
+    /// Make training rows out of documents alone: sentences are the queries that the rest of their document answers
+    #[command(
+        after_help = "Examples:\n  nsparse data sentences --beir scifact --out sentences.jsonl\n  nsparse data sentences --data my-data --per-document 2 --titles 0 --negatives 0 --out sentences.jsonl\n\nIn a recipe, beside judged rows or alone:\n  data: {dir: my-data, sets: [{rows: sentences.jsonl}]}\n  train: {queries_per_document: 4}"
+    )]
+    Sentences(SentencesArgs),
     /// Write judgments or a ranking in another form
     #[command(
         after_help = "Examples:\n  nsparse data convert --qrels qrels.dev.small.tsv --to beir --out qrels/dev.tsv\n  nsparse data convert --run run.trec --to msmarco --out run.tsv\n\nWhat form a file has follows from its columns."
@@ -66,6 +73,45 @@ pub(crate) struct MsMarcoArgs {
     /// Make it anew even if it is there
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SentencesArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Most sentences that are taken out of a document
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) per_document: usize,
+    /// Share of a document's sentences that is taken out; one at least, and one at least stays
+    #[arg(long, value_name = "SHARE", default_value_t = 0.4)]
+    pub(crate) share: f64,
+    /// How often the title is a query as well, and leaves the document
+    #[arg(long, value_name = "SHARE", default_value_t = 0.4)]
+    pub(crate) titles: f64,
+    /// Fewest characters of a sentence that is a query
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(crate) min_chars: usize,
+    /// Most characters of a sentence that is a query
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub(crate) max_chars: usize,
+    /// How often each document is taken apart, each time elsewhere
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) variants: usize,
+    /// Negatives of each query, drawn from BM25's hits
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) negatives: usize,
+    /// Hits that negatives are drawn from
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub(crate) depth: usize,
+    /// Document template of the rows' texts
+    #[arg(long, default_value = "{title} {text}")]
+    pub(crate) template: String,
+    /// Seed of everything that is drawn
+    #[arg(long, default_value_t = 42)]
+    pub(crate) seed: u64,
+    /// The training rows
+    #[arg(long, value_name = "FILE", default_value = "sentences.jsonl")]
+    pub(crate) out: PathBuf,
 }
 
 /// The form of a written file.

@@ -1,8 +1,6 @@
 //! All printing: results on standard output, notes and progress on standard error.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
-
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,6 +8,22 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use nsparse_core::{Progress, Task};
 
 use crate::failure::Failure;
+
+/// A line on standard output. Where nobody reads any more (`nsparse … | head`) the work goes on and ends as it would;
+/// a result that cannot be written for another reason ends the program.
+fn out(text: &str) {
+    if let Err(e) = writeln!(std::io::stdout().lock(), "{text}")
+        && e.kind() != ErrorKind::BrokenPipe
+    {
+        err(&format!("error: Could not write to standard output: {e}"));
+        std::process::exit(3);
+    }
+}
+
+/// A line on standard error, if anybody reads it.
+fn err(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
 
 /// Decides what is shown where; commands print through it alone.
 #[derive(Debug, Clone)]
@@ -31,14 +45,14 @@ impl Printer {
     /// A result for people; not shown with `--json`.
     pub(crate) fn text(&self, text: impl AsRef<str>) {
         if !self.json {
-            println!("{}", text.as_ref());
+            out(text.as_ref());
         }
     }
 
     /// The result for programs: one object on standard output; only with `--json`.
     pub(crate) fn json<T: serde::Serialize>(&self, value: &T) -> anyhow::Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string_pretty(value)?);
+            out(&serde_json::to_string_pretty(value)?);
         }
         Ok(())
     }
@@ -46,20 +60,20 @@ impl Printer {
     /// A remark on standard error.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.quiet {
-            eprintln!("{}", text.as_ref());
+            err(text.as_ref());
         }
     }
 
     /// What went wrong, on standard error; with `--json` also as an object on standard output.
     pub(crate) fn failure(&self, failure: &Failure) {
-        eprintln!("error: {}", failure.message);
+        err(&format!("error: {}", failure.message));
         if let Some(hint) = &failure.hint {
-            eprintln!("\nhint: {hint}");
+            err(&format!("\nhint: {hint}"));
         }
         if self.json {
             let object =
                 serde_json::json!({ "error": failure.message, "hint": failure.hint, "exit_code": failure.code });
-            println!("{object:#}");
+            out(&format!("{object:#}"));
         }
     }
 
@@ -81,7 +95,7 @@ impl Progress for Bars {
             if !self.shown {
                 return Box::new(nsparse_core::NoProgress);
             }
-            eprintln!("{name} …");
+            err(&format!("{name} …"));
             return Box::new(Lines::new(name, total));
         }
         let bar = if total == 0 { ProgressBar::no_length() } else { ProgressBar::new(total) };
@@ -102,7 +116,7 @@ impl Progress for Bars {
         if self.shown {
             // On a terminal a bar may stand on this line.
             let clear = if std::io::stderr().is_terminal() { "\r\x1b[2K" } else { "" };
-            eprintln!("{clear}warning: {text}");
+            err(&format!("{clear}warning: {text}"));
         }
     }
 }
@@ -154,7 +168,7 @@ impl Task for Lines {
         let now = Instant::now();
         if now >= state.next {
             state.next = now + Self::PAUSE;
-            eprintln!("{}", self.line(&state, now - self.started));
+            err(&self.line(&state, now - self.started));
         }
     }
 

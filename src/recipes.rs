@@ -32,6 +32,7 @@ macro_rules! recipes {
 /// All of them, by name.
 pub(crate) const RECIPES: &[Recipe] = recipes![
     Train "scifact",
+    Train "scifact-distilled",
     Train "own-judged",
     Train "own-unjudged",
     Train "tuning-sample-infonce",

@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 
 use nsparse_core::files::sha256_file;
 use nsparse_integration_tests::cli::{Nsparse, Outcome, SmallServer, finish};
@@ -290,4 +291,18 @@ fn what_json_says_about_a_failure() {
     assert_eq!(nsparse.run("evaluate").code, Some(2));
     assert_eq!(nsparse.run("eval --metod bm25").code, Some(2));
     assert_eq!(nsparse.run("eval --data a --beir b").code, Some(2));
+}
+
+#[test]
+fn a_reader_that_left_is_no_reason_to_panic() {
+    let nsparse = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
+    for arguments in [vec!["config", "list"], vec!["--json", "config", "schema"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = nsparse.command(&arguments);
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let outcome = command.spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&outcome.stderr), "", "{arguments:?}");
+        assert_eq!(outcome.status.code(), Some(0), "{arguments:?}");
+    }
 }

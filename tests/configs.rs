@@ -134,6 +134,7 @@ fn with_everything() -> Nsparse {
     nsparse.copy(&Path::new(ROOT).join("samples/retrieval"), "set");
     write(&nsparse.path("model"), &Shape::small(), 3).unwrap();
     nsparse.ok("mine --data set --depth 40 --sample 9 --out rows.jsonl");
+    nsparse.ok("data sentences --data set --out sentences.jsonl");
     let rows: Vec<Value> = String::from_utf8(nsparse.read("rows.jsonl"))
         .unwrap()
         .lines()
@@ -170,7 +171,9 @@ fn tiny(name: &str) -> Vec<&'static str> {
     if name != "own-unjudged" {
         sets.extend(["train.steps=2", "eval.every=1"]);
     }
-    if ["scifact", "own-judged", "own-unjudged", "korean-english-baseline", "sample"].contains(&name) {
+    if ["scifact", "scifact-distilled", "own-judged", "own-unjudged", "korean-english-baseline", "sample"]
+        .contains(&name)
+    {
         sets.push("warm_start.steps=2");
     }
     match name {
@@ -180,6 +183,10 @@ fn tiny(name: &str) -> Vec<&'static str> {
         }
         "tuning-sample-l0" => sets.push("data.rows=kd.jsonl"),
         "own-unjudged" => {}
+        "scifact-distilled" => sets.extend([
+            "data.sets=[{name: claims, rows: rows.jsonl, weight: 1}, {name: sentences, rows: sentences.jsonl, weight: 3}]",
+            "teachers.members=[{kind: dense, path: model, pooling: mean, weight: 0.6}, {kind: bm25, weight: 0.4}]",
+        ]),
         _ => sets.push("data.rows=rows.jsonl"),
     }
     match name {

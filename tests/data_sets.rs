@@ -128,3 +128,25 @@ fn where_sets_lie_is_said_in_three_ways() {
     nsparse.set("NSPARSE_DATA", "nowhere");
     assert_eq!(nsparse.json(&format!("{eval} --data-dir elsewhere"))["metrics"], expected);
 }
+
+#[test]
+fn documents_alone_give_rows_that_training_takes() {
+    let nsparse = nsparse();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/retrieval");
+    let made = nsparse.json(&format!("data sentences --data {data} --out rows.jsonl --variants 1 --seed 7"));
+    let rows = nsparse_core::rows::read(&nsparse.path("rows.jsonl")).unwrap();
+    assert_eq!(made["report"]["rows"], rows.len());
+    let corpus = nsparse_core::beir::Dataset::open(data.as_ref()).unwrap().corpus().unwrap();
+    assert!(rows.len() > corpus.len() / 2, "{} rows of {} documents", rows.len(), corpus.len());
+    for row in &rows {
+        assert_eq!(row.problem(), None);
+        assert!(!row.pos.as_ref().unwrap().contains(&row.query), "{row:?}");
+    }
+    // The same seed, the same bytes; what cannot be is refused before a file appears.
+    nsparse.ok(&format!("data sentences --data {data} --out again.jsonl --variants 1 --seed 7"));
+    assert_eq!(nsparse.read("again.jsonl"), nsparse.read("rows.jsonl"));
+    let outcome = nsparse.run(&format!("data sentences --data {data} --out none.jsonl --share 1"));
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("share of sentences"), "{}", outcome.stderr);
+    assert!(!nsparse.path("none.jsonl").exists());
+}

@@ -9,7 +9,7 @@ use nsparse_core::beir::{Dataset, expected_files};
 
 use crate::ExitStatus;
 use crate::cli::DataCommandArgs;
-use crate::commands::{convert, msmarco};
+use crate::commands::{convert, msmarco, sentences};
 use crate::data_args::DataCommand;
 use crate::failure::{usage, world};
 use crate::printer::Printer;
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &DataCommandArgs, printer: &Printer) -> anyhow::Result<E
     let name = match (&args.command, &args.name) {
         (Some(DataCommand::Msmarco(args)), _) => return msmarco::run(args, printer),
         (Some(DataCommand::Convert(args)), _) => return convert::run(args, printer),
+        (Some(DataCommand::Sentences(args)), _) => return sentences::run(args, printer),
         (None, Some(name)) => name,
         (None, None) => return Err(usage("No data set is named", "give the name of a BEIR set, such as scifact")),
     };

@@ -22,6 +22,7 @@ pub(crate) mod reduce;
 pub(crate) mod report;
 pub(crate) mod score;
 pub(crate) mod search;
+pub(crate) mod sentences;
 pub(crate) mod train;
 pub(crate) mod tune_idf;
 pub(crate) mod undeploy;

@@ -9,6 +9,7 @@ use schemars::generate::SchemaSettings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::recipe_file::{self, Recipe, flatten};
 use crate::regularisers::Ramp;
 use crate::sections::{
     CalibrationSection, Candidates, CheckpointSection, DataSection, EvalSection, FlopsForm, GuardSection, LearningRate,
@@ -54,13 +55,7 @@ impl TrainConfig {
     /// If the file cannot be read, has a key that is not known or a value of another type (with its line), an
     /// override names no key, or a value cannot be used.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = files::read_text(path)?;
-        Self::parse(&text, overrides).map_err(|e| match e {
-            Error::Config { message, hint } => {
-                Error::Config { message: format!("Unusable recipe `{}`: {message}", path.display()), hint }
-            }
-            other => other,
-        })
+        recipe_file::load(path, overrides)
     }
 
     /// As [`TrainConfig::load`], from the text of a recipe.
@@ -68,38 +63,7 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::load`].
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
-        let mut config: Self = if text.trim().is_empty() {
-            Self::default()
-        } else {
-            serde_saphyr::from_str(text).map_err(|e| Error::config(e.to_string()))?
-        };
-        for item in overrides {
-            config = config.with_override(item)?;
-        }
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// One override applied: the value is YAML, and is put into the tree of keys before it is typed.
-    fn with_override(&self, item: &str) -> Result<Self> {
-        let mut tree = serde_json::to_value(self).map_err(|e| Error::config(e.to_string()))?;
-        let (key, given) = put(&mut tree, item)?;
-        // One of the two says how long the stage is; the later word counts.
-        if given {
-            let (train, flops) = ("train", "train.losses.flops");
-            match key {
-                "train.steps" => tree[train]["epochs"] = Value::Null,
-                "train.epochs" => tree[train]["steps"] = Value::Null,
-                "train.losses.flops.weight" => tree[train]["losses"]["flops"]["target"] = Value::Null,
-                _ if key.strip_prefix(flops).is_some_and(|rest| rest.starts_with(".target")) => {
-                    tree[train]["losses"]["flops"]["weight"] = Value::Null;
-                }
-                _ => {}
-            }
-        }
-        serde_json::from_value(tree).map_err(|e| {
-            Error::config_with_hint(format!("`--set {item}`: {e}"), "keys are those of the recipe, joined with dots")
-        })
+        recipe_file::parse(text, overrides)
     }
 
     /// The recipe as YAML, every key written out.
@@ -107,7 +71,7 @@ impl TrainConfig {
     /// # Errors
     /// If a value cannot be written.
     pub fn to_yaml(&self) -> Result<String> {
-        serde_saphyr::to_string(self).map_err(|e| Error::config(e.to_string()))
+        recipe_file::to_yaml(self)
     }
 
     /// Writes the resolved recipe.
@@ -368,42 +332,23 @@ impl TrainConfig {
     }
 }
 
-/// Puts the value of an override `section.key=value`, which is YAML, into a tree of keys. Its key, and whether the
-/// value is one.
-pub(crate) fn put<'a>(tree: &mut Value, item: &'a str) -> Result<(&'a str, bool)> {
-    let Some((key, value)) = item.split_once('=') else {
-        return Err(Error::config_with_hint(
-            format!("`--set {item}` has no `=`"),
-            "write --set section.key=value, such as --set train.steps=100",
-        ));
-    };
-    let key = key.trim();
-    let value: Value = serde_saphyr::from_str(value)
-        .map_err(|e| Error::config(format!("The value of `--set {item}` is not YAML: {e}")))?;
-    let mut place = tree;
-    for part in key.split('.') {
-        if place.is_null() {
-            *place = Value::Object(serde_json::Map::new());
-        }
-        let Value::Object(map) = place else {
-            return Err(Error::config(format!("`--set {item}`: nothing lies below a plain value at `{part}`")));
-        };
-        place = map.entry(part.to_owned()).or_insert(Value::Null);
-    }
-    let given = !value.is_null();
-    *place = value;
-    Ok((key, given))
-}
-
-pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
-    match value {
-        Value::Object(map) => {
-            for (key, value) in map {
-                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&name, value, out);
+impl Recipe for TrainConfig {
+    /// One of two keys says how long the stage is, or how strong the penalty.
+    fn settle(tree: &mut Value, key: &str) {
+        let (train, flops) = ("train", "train.losses.flops");
+        match key {
+            "train.steps" => tree[train]["epochs"] = Value::Null,
+            "train.epochs" => tree[train]["steps"] = Value::Null,
+            "train.losses.flops.weight" => tree[train]["losses"]["flops"]["target"] = Value::Null,
+            _ if key.strip_prefix(flops).is_some_and(|rest| rest.starts_with(".target")) => {
+                tree[train]["losses"]["flops"]["weight"] = Value::Null;
             }
+            _ => {}
         }
-        other => out.push((prefix.to_owned(), other.to_string())),
+    }
+
+    fn check(&self) -> Result<()> {
+        self.validate()
     }
 }
 

@@ -37,6 +37,7 @@ pub mod parallel;
 pub mod pretrain;
 mod probe;
 pub mod query_side;
+mod recipe_file;
 pub mod regularisers;
 pub mod run;
 pub mod run_folder;

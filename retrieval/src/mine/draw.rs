@@ -104,7 +104,7 @@ impl<'a> Draw<'a> {
 }
 
 /// A generator that only the seed and the query's id decide.
-fn query_rng(seed: u64, query: &str) -> ChaCha8Rng {
+pub(super) fn query_rng(seed: u64, query: &str) -> ChaCha8Rng {
     let mut hasher = Sha256::new();
     hasher.update(seed.to_le_bytes());
     hasher.update(query.as_bytes());

@@ -17,12 +17,14 @@ use crate::{Error, Result};
 
 mod draw;
 pub mod filters;
+pub mod sentences;
 #[cfg(test)]
 mod tests;
 pub mod union;
 
 use draw::{Candidate, Draw};
 pub use filters::{Filtered, Filters, Judge, MarginFrom, PairJudge, StoredScores};
+pub use sentences::{SentenceOptions, SentenceReport, sentence_rows, sentences};
 pub use union::{Union, UnionReport};
 
 /// What is mined, and how.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::sections::{MlmSection, PairsSection, TextSection};
-use crate::config::{TrainConfig, flatten, put};
+use crate::config::TrainConfig;
+use crate::recipe_file::{self, Recipe, flatten};
 use crate::sections::{
     CheckpointSection, DataSection, EvalSection, IdfSection, ModelSection, OptimizerSection, RunSection,
     WarmStartSection,
@@ -48,13 +49,7 @@ impl PretrainConfig {
     /// If the file cannot be read, has a key that is not known or a value of another type (with its line), an
     /// override names no key, or a value cannot be used.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = files::read_text(path)?;
-        Self::parse(&text, overrides).map_err(|e| match e {
-            Error::Config { message, hint } => {
-                Error::Config { message: format!("Unusable recipe `{}`: {message}", path.display()), hint }
-            }
-            other => other,
-        })
+        recipe_file::load(path, overrides)
     }
 
     /// As [`PretrainConfig::load`], from the text of a recipe.
@@ -62,35 +57,7 @@ impl PretrainConfig {
     /// # Errors
     /// As [`PretrainConfig::load`].
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self> {
-        let mut config: Self = if text.trim().is_empty() {
-            Self::default()
-        } else {
-            serde_saphyr::from_str(text).map_err(|e| Error::config(e.to_string()))?
-        };
-        for item in overrides {
-            let mut tree = serde_json::to_value(&config).map_err(|e| Error::config(e.to_string()))?;
-            let (key, given) = put(&mut tree, item)?;
-            // One of the two says how long a stage is; the later word counts.
-            if given && let Some((stage, word)) = key.rsplit_once('.') {
-                let other = match (stage, word) {
-                    ("mlm" | "pairs.train", "steps") => Some("epochs"),
-                    ("mlm" | "pairs.train", "epochs") => Some("steps"),
-                    _ => None,
-                };
-                if let Some(place) = other.and_then(|o| tree.pointer_mut(&format!("/{}/{o}", stage.replace('.', "/"))))
-                {
-                    *place = Value::Null;
-                }
-            }
-            config = serde_json::from_value(tree).map_err(|e| {
-                Error::config_with_hint(
-                    format!("`--set {item}`: {e}"),
-                    "keys are those of the recipe, joined with dots",
-                )
-            })?;
-        }
-        config.validate()?;
-        Ok(config)
+        recipe_file::parse(text, overrides)
     }
 
     /// The recipe as YAML, every key written out.
@@ -98,7 +65,7 @@ impl PretrainConfig {
     /// # Errors
     /// If a value cannot be written.
     pub fn to_yaml(&self) -> Result<String> {
-        serde_saphyr::to_string(self).map_err(|e| Error::config(e.to_string()))
+        recipe_file::to_yaml(self)
     }
 
     /// Writes the resolved recipe.
@@ -184,6 +151,25 @@ impl PretrainConfig {
             guard: pairs.guard,
             ..TrainConfig::default()
         }
+    }
+}
+
+impl Recipe for PretrainConfig {
+    /// One of two keys says how long a stage is.
+    fn settle(tree: &mut Value, key: &str) {
+        let Some((stage, word)) = key.rsplit_once('.') else { return };
+        let other = match (stage, word) {
+            ("mlm" | "pairs.train", "steps") => "epochs",
+            ("mlm" | "pairs.train", "epochs") => "steps",
+            _ => return,
+        };
+        if let Some(place) = tree.pointer_mut(&format!("/{}/{other}", stage.replace('.', "/"))) {
+            *place = Value::Null;
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.validate()
     }
 }
 

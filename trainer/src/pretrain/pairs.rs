@@ -7,11 +7,11 @@ use std::path::Path;
 use nsparse_core::beir::Document;
 use nsparse_core::files;
 use nsparse_core::rows::TrainingRow;
+use nsparse_retrieval::mine::sentences;
 use rand::SeedableRng;
 use rand::seq::{SliceRandom, index};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use unicode_segmentation::UnicodeSegmentation;
 
 use super::sections::{PairKind, PairsSection};
 use super::texts::TextData;
@@ -139,11 +139,6 @@ fn of_document(
                 .collect()
         }
     }
-}
-
-/// Sentences by UAX #29, trimmed, without empty ones.
-fn sentences(text: &str) -> Vec<&str> {
-    text.split_sentence_bounds().map(str::trim).filter(|s| !s.is_empty()).collect()
 }
 
 /// Pairs of a file; a row's source is `source_id` (or `source`), else its query.

@@ -224,6 +224,12 @@ mod tests {
             .collect()
     }
 
+    fn sentence_queries(documents: &[Document], options: &SentenceOptions) -> Vec<String> {
+        let variants = 0..options.variants;
+        let apart = variants.flat_map(|v| documents.iter().filter_map(move |d| take_apart(d, v, options)));
+        apart.flat_map(|a| a.queries).collect()
+    }
+
     fn rows(documents: &[Document], options: &SentenceOptions) -> (Vec<TrainingRow>, SentenceReport) {
         let index = Bm25Index::build(documents, &NoProgress).unwrap();
         let mut rows = Vec::new();
@@ -260,7 +266,7 @@ mod tests {
                 prop_assert!(asked <= per_document);
             }
             // A document's draws do not depend on the others.
-            let alone: Vec<String> = super::sentence_queries(&documents[..1], &options);
+            let alone: Vec<String> = sentence_queries(&documents[..1], &options);
             let among: Vec<String> =
                 rows.iter().filter(|r| r.pos_id.as_deref().unwrap().starts_with("d0#")).map(|r| r.query.clone()).collect();
             prop_assert_eq!(alone, among);
@@ -280,11 +286,4 @@ mod tests {
             assert!(done.is_err(), "{options:?}");
         }
     }
-}
-
-#[cfg(test)]
-fn sentence_queries(documents: &[Document], options: &SentenceOptions) -> Vec<String> {
-    let variants = 0..options.variants;
-    let apart = variants.flat_map(|v| documents.iter().filter_map(move |d| take_apart(d, v, options)));
-    apart.flat_map(|a| a.queries).collect()
 }

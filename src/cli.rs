@@ -8,6 +8,7 @@ use crate::bench::args::BenchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
 pub(crate) use crate::connect::args::ClusterArgs;
 use crate::data_args::{DataCommand, RunForm};
+use crate::ingest::args::{IngestArgs, ReencodeArgs};
 use crate::mining::args::MineArgs;
 
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
@@ -94,11 +95,12 @@ pub(crate) enum Command {
     /// Take back what a deploy made
     #[command(after_help = "Example:\n  nsparse undeploy deployment.json")]
     Undeploy(UndeployArgs),
-    /// Encode documents here and index them
-    #[command(
-        after_help = "Examples:\n  nsparse ingest --deployment deployment.json --model runs/scifact/model --beir scifact\n  nsparse ingest --index articles --model runs/scifact/model --data my-data\n  nsparse ingest --index articles --model package --runtime onnxruntime --data my-data\n  nsparse ingest --index articles --vectors vectors.nsv --data my-data\n  nsparse ingest --index articles --model model --data my-data --segments nested"
-    )]
+    /// Documents into an index: encoded here, by the cluster or before; changed or deleted
+    #[command(after_help = crate::ingest::args::EXAMPLES)]
     Ingest(IngestArgs),
+    /// The documents of an index into a new one, with a new model's vectors
+    #[command(after_help = crate::ingest::args::REENCODE_EXAMPLES)]
+    Reencode(ReencodeArgs),
     /// Encode documents into a file of vectors; stopped at any moment, the same command goes on
     #[command(
         after_help = "Examples:\n  nsparse encode --beir scifact --model runs/scifact/model --out vectors.jsonl\n  zcat docs.jsonl.gz | nsparse encode - --id-field id --model model --out vectors.nsv --format binary\n  nsparse encode docs.jsonl --model model --out part-1.nsv --format binary --shard 1/4\n\nShards become one file by `nsparse reduce`."
@@ -511,43 +513,6 @@ pub(crate) struct UndeployArgs {
     /// Delete the index even if it has documents
     #[arg(long)]
     pub(crate) delete_index: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct IngestArgs {
-    #[command(flatten)]
-    pub(crate) data: DataArgs,
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
-    /// The model directory that encodes
-    #[arg(long, value_name = "DIR", required_unless_present = "vectors")]
-    pub(crate) model: Option<PathBuf>,
-    /// Vectors of these documents, written by `nsparse encode --format binary`: nothing is encoded here
-    #[arg(long, value_name = "FILE", conflicts_with = "model")]
-    pub(crate) vectors: Option<PathBuf>,
-    /// The file that `nsparse deploy` wrote: names the index and the field
-    #[arg(long, value_name = "FILE")]
-    pub(crate) deployment: Option<PathBuf>,
-    /// The index, where there is no deployment
-    #[arg(long, conflicts_with = "deployment")]
-    pub(crate) index: Option<String>,
-    /// Field of the vector, where there is no deployment
-    #[arg(long, default_value = "embedding")]
-    pub(crate) vector_field: String,
-    /// What becomes of a long document's segments [default: what the index's mapping is made for]
-    #[arg(long, value_enum, conflicts_with = "vectors")]
-    pub(crate) segments: Option<SegmentLayout>,
-    /// Where it is noted which documents are in [default: beside the deployment, or in the cache]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) journal: Option<PathBuf>,
-    /// cpu, cpu-reference, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    pub(crate) device: String,
-    #[command(flatten)]
-    pub(crate) runtime: RuntimeArgs,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Debug, Args)]

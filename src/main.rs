@@ -12,6 +12,7 @@ mod document_encoder;
 mod download;
 mod encode_job;
 mod failure;
+mod ingest;
 mod mining;
 mod monitor;
 mod printer;
@@ -78,6 +79,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Deploy(args) => commands::deploy::run(&args, printer),
         Command::Undeploy(args) => commands::undeploy::run(&args, printer),
         Command::Ingest(args) => commands::ingest::run(&args, printer),
+        Command::Reencode(args) => commands::reencode::run(&args, printer),
         Command::Encode(args) => commands::encode::run(&args, printer),
         Command::Reduce(args) => commands::reduce::run(&args, printer),
         Command::Search(args) => commands::search::run(&args, printer),

@@ -194,7 +194,8 @@ fn a_killed_ingest_goes_on() {
     }
     nsparse.write("killed/corpus.jsonl", &corpus);
     let total = 40 * 256;
-    let ingest = "ingest --index killed --model model --data killed --journal journal";
+    let ingest =
+        "ingest --index killed --model model --data killed --journal journal --request-documents 500 --in-flight 2";
     let noted = || std::fs::read_to_string(nsparse.path("journal")).unwrap_or_default().lines().count();
     let mut child = nsparse.spawn(ingest);
     wait_until(&mut child, "a batch in the journal", || noted() > 500);

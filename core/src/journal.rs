@@ -2,18 +2,27 @@
 //! the batches in flight are repeated.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::{BufRead, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::{Error, Result};
 
-/// Ids that are done, each with the hash of what was sent. One line an entry: hash, tab, id.
+/// Ids that are done, each with the hash of what was sent. One line an entry: hash, tab, id; of two with one id the
+/// later counts.
+///
+/// In memory an entry is two numbers, so that millions of them fit: ids are known by 64 bits of a hash. Two ids with the
+/// same bits take turns, and then each is sent once more; only where the contents' 64 bits agreed as well would a
+/// document be missed.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
-    done: HashMap<String, String>,
+    done: HashMap<u64, u64>,
 }
 
 impl Journal {
@@ -23,48 +32,39 @@ impl Journal {
     /// # Errors
     /// If the file cannot be read or written.
     pub fn open(path: &Path, job: &str) -> Result<Self> {
+        let (done, whole) = read(path, |header_line| header_line == header(job))?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
-        let mut done = HashMap::new();
-        let mut same_job = false;
-        let mut torn = false;
-        if path.is_file() {
-            let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
-            for (index, line) in BufReader::new(file).lines().enumerate() {
-                // A last line torn by a kill is no entry; its document is sent once more.
-                let Ok(line) = line else { break };
-                if index == 0 {
-                    same_job = line == header(job);
-                    if !same_job {
-                        break;
-                    }
-                } else if let Some((hash, id)) = line.split_once('\t').filter(|(h, _)| h.len() == HASH_LEN) {
-                    done.insert(id.to_owned(), hash.to_owned());
-                } else {
-                    torn = true;
-                }
-            }
-        }
-        let mut options = OpenOptions::new();
-        options.create(true).write(true);
-        if same_job {
-            options.append(true);
-        } else {
-            options.truncate(true);
-        }
-        let mut file = options.open(path).map_err(|e| Error::io("write", path, e))?;
-        if !same_job {
-            writeln!(file, "{}", header(job)).map_err(|e| Error::io("write", path, e))?;
-        } else if torn {
-            writeln!(file).map_err(|e| Error::io("write", path, e))?;
+        let write = |e| Error::io("write", path, e);
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(write)?;
+        file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(write)?;
+        if whole == 0 {
+            writeln!(file, "{}", header(job)).map_err(write)?;
         }
         Ok(Self { path: path.to_path_buf(), file, done })
     }
 
+    /// Opens the journal of whichever job begins with `prefix`, to note that documents were changed or deleted since.
+    /// `None` where there is no such journal: then there is nothing to correct.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn open_of(path: &Path, prefix: &str) -> Result<Option<Self>> {
+        let start = header(prefix);
+        let (done, whole) = read(path, |header_line| header_line.starts_with(&start))?;
+        if whole == 0 {
+            return Ok(None);
+        }
+        let write = |e| Error::io("write", path, e);
+        let mut file = OpenOptions::new().write(true).open(path).map_err(write)?;
+        file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(write)?;
+        Ok(Some(Self { path: path.to_path_buf(), file, done }))
+    }
+
     /// Whether this content of this id is done.
-    pub fn is_done(&self, id: &str, hash: &str) -> bool {
-        self.done.get(id).is_some_and(|h| h == hash)
+    pub fn is_done(&self, id: &str, content: u64) -> bool {
+        self.done.get(&id_key(id)) == Some(&content)
     }
 
     /// How many ids are done.
@@ -77,25 +77,24 @@ impl Journal {
         self.done.is_empty()
     }
 
-    /// Marks a batch as done and syncs it to disk. `entries`: id and content hash.
+    /// Marks a batch as done and syncs it to disk. `entries`: id and content ([`content_key`]).
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn record(&mut self, entries: &[(String, String)]) -> Result<()> {
+    pub fn record<'a>(&mut self, entries: impl IntoIterator<Item = (&'a str, u64)>) -> Result<()> {
         let mut lines = String::new();
-        for (id, hash) in entries {
-            debug_assert_eq!(hash.len(), HASH_LEN);
-            lines.push_str(hash);
-            lines.push('\t');
-            lines.push_str(id);
-            lines.push('\n');
+        for (id, content) in entries {
+            // An id of several lines would read as other entries: such a document is sent again the next time.
+            if id.contains(['\n', '\r']) {
+                continue;
+            }
+            let _ = writeln!(lines, "{content:016x}\t{id}");
+            self.done.insert(id_key(id), content);
         }
         self.file
             .write_all(lines.as_bytes())
             .and_then(|()| self.file.sync_data())
-            .map_err(|e| Error::io("write", &self.path, e))?;
-        self.done.extend(entries.iter().cloned());
-        Ok(())
+            .map_err(|e| Error::io("write", &self.path, e))
     }
 
     /// Forgets everything: removes the file.
@@ -117,6 +116,108 @@ pub fn content_hash(content: &[u8]) -> String {
     hash
 }
 
+/// The first 64 bits of the sha256 of a document's contents: [`content_hash`] as a number.
+pub fn content_key(content: &[u8]) -> u64 {
+    let digest = Sha256::digest(content);
+    digest.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+/// What an id is known by in memory; the same within one process only.
+pub fn id_key(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(id.as_bytes());
+    hasher.finish()
+}
+
+/// What a journal says, and the bytes of its whole lines: 0 where there is none, or `is_ours` refuses its first line.
+fn read(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(HashMap<u64, u64>, u64)> {
+    let (mut done, mut whole) = (HashMap::new(), 0);
+    if !path.is_file() {
+        return Ok((done, whole));
+    }
+    let mut file = BufReader::new(File::open(path).map_err(|e| Error::io("read", path, e))?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = file.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))?;
+        // A last line torn by a kill is no entry, whatever it reads like; its document is sent once more.
+        if line.last() != Some(&b'\n') {
+            return Ok((done, whole));
+        }
+        let text = String::from_utf8_lossy(&line[..read - 1]);
+        if whole == 0 {
+            if !is_ours(&text) {
+                return Ok((done, whole));
+            }
+        } else if let Some((hash, id)) = entry(&text) {
+            done.insert(id_key(id), hash);
+        }
+        whole += read as u64;
+    }
+}
+
+/// Hash and id of a line; `None` for what a kill has torn.
+fn entry(line: &str) -> Option<(u64, &str)> {
+    let (hash, id) = line.split_once('\t').filter(|(h, _)| h.len() == HASH_LEN)?;
+    Some((u64::from_str_radix(hash, 16).ok()?, id))
+}
+
 fn header(job: &str) -> String {
     format!("nsparse journal 1 {job}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_known_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/journal");
+        let (a, b) = (content_key(b"a"), content_key(b"b"));
+        assert_eq!(format!("{a:016x}"), content_hash(b"a"));
+        let mut journal = Journal::open(&path, "job").unwrap();
+        journal.record([("one", a), ("t\two", a), ("l\nine", a)]).unwrap();
+        journal.record([("one", b)]).unwrap();
+        let check = |journal: &Journal| {
+            assert!(journal.is_done("one", b) && !journal.is_done("one", a), "the later counts");
+            assert!(journal.is_done("t\two", a) && !journal.is_done("three", a));
+            assert!(!journal.is_done("l\nine", a) && !journal.is_done("l", a));
+            assert_eq!(journal.len(), 2);
+        };
+        check(&journal);
+        drop(journal);
+        check(&Journal::open(&path, "job").unwrap());
+        assert!(Journal::open_of(&path, "another").unwrap().is_none());
+        check(&Journal::open_of(&path, "jo").unwrap().unwrap());
+        assert!(Journal::open(&path, "another job").unwrap().is_empty());
+        assert!(Journal::open(&path, "job").unwrap().is_empty());
+    }
+
+    /// Cut at every byte: no entry that was whole is lost, none is invented, and what follows is readable.
+    #[test]
+    fn torn_anywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let ids = ["abc", "abcdef", "한국"];
+        let mut journal = Journal::open(&path, "job").unwrap();
+        let mut ends = vec![std::fs::metadata(&path).unwrap().len()];
+        for id in ids {
+            journal.record([(id, 7)]).unwrap();
+            ends.push(std::fs::metadata(&path).unwrap().len());
+        }
+        let whole = std::fs::read(&path).unwrap();
+        for cut in ends[0]..=ends[3] {
+            std::fs::write(&path, &whole[..cut as usize]).unwrap();
+            let mut journal = Journal::open(&path, "job").unwrap();
+            let known = |journal: &Journal| ids.iter().filter(|id| journal.is_done(id, 7)).count();
+            let expected = ends[1..].iter().filter(|end| **end <= cut).count();
+            assert_eq!((known(&journal), journal.len()), (expected, expected), "cut at {cut}");
+            journal.record([("new", 9)]).unwrap();
+            let journal = Journal::open(&path, "job").unwrap();
+            assert!(journal.is_done("new", 9) && known(&journal) == expected, "cut at {cut}");
+            assert_eq!(journal.len(), expected + 1, "cut at {cut}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ pub mod cli;
 #[cfg(feature = "containers")]
 pub mod containers;
 pub mod djl;
+pub mod faults;
 pub mod golden;
 pub mod golden_losses;
 pub mod node;

@@ -11,8 +11,10 @@ pub mod index;
 pub mod ingest;
 pub mod ml;
 pub mod node;
+pub mod reencode;
 pub mod search;
 pub mod segments;
+pub mod source;
 
 pub use capabilities::{Capabilities, Version};
 pub use client::{
@@ -23,6 +25,7 @@ pub use corpus::{bm25_searcher, segment_searcher, sparse_searcher};
 pub use error::{ApiError, Error, Result, Unreachable};
 pub use index::{IndexSpec, Kind, OwnIndex, State};
 pub use ingest::{
-    IngestOptions, IngestReport, Rejected, ingest, ingest_encoded, ingest_segments, ingest_texts, ingest_vectors,
+    IngestOptions, IngestReport, Rejected, ingest, ingest_documents, ingest_encoded, ingest_segments, ingest_texts,
+    ingest_vectors,
 };
 pub use search::{Bm25Searcher, Found, SparseMode, SparseSearcher, bm25_query, search_sources};

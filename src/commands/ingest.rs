@@ -1,38 +1,196 @@
-//! `nsparse ingest`: encodes documents here, or takes vectors that are there, and indexes them.
+//! `nsparse ingest`: documents into an index, encoded here, by the cluster, or before; changed, or deleted.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
 
 use nsparse_core::{DocumentEncoder as _, files, journal};
-use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_vectors, segments};
-use serde_json::json;
+use nsparse_opensearch::ingest::ready::Members;
+use nsparse_opensearch::ingest::{Action, Encoding, IngestReport, Pipeline, Way, delete_documents, ingest_documents};
+use nsparse_opensearch::ml::{Deployment, Fields, Side};
+use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded, ingest_texts, ingest_vectors, segments, source};
 
 use crate::ExitStatus;
-use crate::cli::{IngestArgs, SegmentLayout};
+use crate::cli::SegmentLayout;
+use crate::document_encoder::DocumentModel;
 use crate::failure::usage;
+use crate::ingest::args::IngestArgs;
+use crate::ingest::{input, show};
 use crate::printer::Printer;
 use crate::{document_encoder, settings, stored_vectors};
 
-/// Rejected documents that are listed on the terminal; `--json` lists all.
-const SHOWN: usize = 20;
+/// Bytes that a document's vector takes in a request, about.
+const VECTOR_BYTES: u64 = 4096;
 
 pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
     }
-    let (cluster, index, fields) = target(args)?;
-    let documents = settings::dataset(&args.data, printer)?.corpus()?;
-    let name = journal::content_hash(format!("{} {index}", cluster.url()).as_bytes());
-    let path = args.journal.clone().unwrap_or_else(|| settings::cache_dir().join("journals").join(name));
-    let mut options = IngestOptions { journal: Some(path.clone()), fields, ..IngestOptions::default() };
+    let target = target(args)?;
+    let is_set = args.data.beir.is_some() || args.data.data.is_some();
+    if args.input.is_some() && is_set {
+        return Err(usage("Documents are named twice", "give a file, or `-`, or --data DIR, or --beir NAME"));
+    }
+    let name = journal::content_hash(format!("{} {}", target.cluster.url(), target.index).as_bytes());
+    let mut options = args.pace.options(settings::cache_dir().join("journals").join(name));
+    options.fields = target.fields.clone();
+    let started = Instant::now();
+    let report = match (&args.delete, &args.input) {
+        (Some(ids), _) => delete(args, ids, &target, &options, printer)?,
+        (None, Some(file)) => of_file(args, file, &target, &mut options, printer)?,
+        (None, None) => of_set(args, &target, &mut options, printer)?,
+    };
+    show::report(&target.index, &report, started.elapsed().as_secs_f64(), &options, printer)
+}
+
+/// Where documents go.
+struct Target {
+    cluster: Cluster,
+    index: String,
+    fields: Fields,
+    /// Whether the cluster encodes what comes without a vector.
+    encodes: bool,
+}
+
+fn delete(
+    args: &IngestArgs,
+    ids: &Path,
+    target: &Target,
+    options: &IngestOptions,
+    printer: &Printer,
+) -> anyhow::Result<IngestReport> {
+    let ids = input::ids(ids, &args.data.id_field)?;
     let cancel = settings::cancel_on_signal();
-    let progress = printer.progress();
-    let started = std::time::Instant::now();
-    let report = match (&args.vectors, &args.model) {
-        (Some(file), _) => {
+    Ok(delete_documents(&target.cluster, &target.index, ids, options, &printer.progress(), &cancel)?)
+}
+
+/// Who makes the vectors, as typed or as the deployment has it.
+enum Choice<'a> {
+    Model(&'a Path),
+    Pipeline(Pipeline),
+    Ready,
+    Update,
+}
+
+fn choice<'a>(args: &'a IngestArgs, target: &Target) -> anyhow::Result<Choice<'a>> {
+    if let Some(folder) = &args.model {
+        return Ok(Choice::Model(folder));
+    }
+    if args.ready {
+        return Ok(Choice::Ready);
+    }
+    if args.update {
+        return Ok(Choice::Update);
+    }
+    match &args.pipeline {
+        Some(name) if !name.is_empty() => Ok(Choice::Pipeline(Pipeline::Named(name.clone()))),
+        Some(_) => Ok(Choice::Pipeline(Pipeline::Default)),
+        None if target.encodes => Ok(Choice::Pipeline(Pipeline::Default)),
+        None => Err(usage(
+            "No model is named",
+            "give --model DIR, or --vectors FILE, or --ready where documents hold their vectors, or --pipeline where the \
+             cluster encodes",
+        )),
+    }
+}
+
+/// Documents from a file or standard input, with all their fields.
+fn of_file(
+    args: &IngestArgs,
+    file: &Path,
+    target: &Target,
+    options: &mut IngestOptions,
+    printer: &Printer,
+) -> anyhow::Result<IngestReport> {
+    if file.is_dir() {
+        return Err(usage(
+            format!("`{}` is a folder", file.display()),
+            "give a file of jsonl, or --data DIR for a folder with corpus.jsonl",
+        ));
+    }
+    let (cluster, index, fields) = (&target.cluster, target.index.as_str(), &target.fields);
+    let (cancel, progress) = (settings::cancel_on_signal(), printer.progress());
+    let vector = Some(fields.vector.clone());
+    let mut members = Members { id: args.data.id_field.clone(), checked: None, replaced: None, bound: Vec::new() };
+    options.expected_bytes = input::bytes(file);
+    let mut send = |members: &Members, way: &Way, options: &IngestOptions| -> anyhow::Result<IngestReport> {
+        let mut documents = input::documents(file, members, args.pace.workers as usize)?;
+        Ok(ingest_documents(cluster, index, &mut *documents, way, 0, options, &progress, &cancel)?)
+    };
+    match choice(args, target)? {
+        Choice::Model(folder) => {
+            let model = document_encoder::open(folder, &args.runtime, &args.device)?;
+            options.job = job(index, &model, fields, printer);
+            members.replaced = vector;
+            let way = Way::Encode(Encoding {
+                encoder: &model,
+                template: &model.template,
+                title: &args.data.title_field,
+                text: &args.data.text_field,
+            });
+            send(&members, &way, options)
+        }
+        Choice::Pipeline(pipeline) => {
+            options.job = format!("{index} by the cluster, {pipeline:?}");
+            options.pipeline = pipeline;
+            send(&members, &Way::AsIs(Action::Index), options)
+        }
+        Choice::Ready => {
+            options.job = format!("{index} ready");
+            members.checked = vector;
+            send(&members, &Way::AsIs(Action::Index), options)
+        }
+        Choice::Update => {
+            source::check_updates(cluster, index, fields)?;
+            options.journal_of_any_job = true;
+            members.checked = vector;
+            members.bound = vec![args.data.title_field.clone(), args.data.text_field.clone()];
+            send(&members, &Way::AsIs(Action::Update { upsert: args.upsert }), options)
+        }
+    }
+}
+
+/// What tells this job from another: the same documents with another model have other vectors.
+fn job(index: &str, model: &DocumentModel, fields: &Fields, printer: &Printer) -> String {
+    let mut job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
+    if let Some(segments) = &model.segments {
+        let _ = write!(job, " {segments:?}");
+    }
+    if fields.segments.is_some() {
+        job.push_str(" nested");
+        if model.segments.is_none_or(|s| s.max == 1) {
+            printer.note("This model reads one window of a document: each document has one segment");
+        }
+    }
+    job
+}
+
+/// Titles and texts of a data set.
+fn of_set(
+    args: &IngestArgs,
+    target: &Target,
+    options: &mut IngestOptions,
+    printer: &Printer,
+) -> anyhow::Result<IngestReport> {
+    let (cluster, index, fields) = (&target.cluster, target.index.as_str(), &target.fields);
+    // Wrong use shows before a data set is fetched.
+    let choice = if args.vectors.is_some() { None } else { Some(choice(args, target)?) };
+    if args.data.beir.is_none() && args.data.data.is_none() {
+        return Err(usage(
+            "No documents are named",
+            "give a file of jsonl, `-` for standard input, --data DIR for a set of your own, or --beir NAME",
+        ));
+    }
+    let documents = settings::dataset(&args.data, printer)?.corpus()?;
+    let texts: u64 = documents.iter().map(|d| (d.title.len() + d.text.len()) as u64).sum();
+    options.expected_bytes = Some(texts + VECTOR_BYTES * documents.len() as u64);
+    let (cancel, progress) = (settings::cancel_on_signal(), printer.progress());
+    match choice {
+        None => {
+            let Some(file) = &args.vectors else { return Err(usage("No vectors are named", "give --vectors FILE")) };
             let (vocabulary, vectors) = stored_vectors::read(file, &documents)?;
             options.job = format!("{index} {}", files::sha256_file(file)?.0);
-            if options.fields.segments.is_some() {
+            if fields.segments.is_some() {
                 return Err(usage(
                     format!(
                         "The index `{index}` takes one vector a segment, and `{}` has one a document",
@@ -41,42 +199,27 @@ pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitSt
                     "give --model DIR, which encodes each segment; or an index made without --segments nested",
                 ));
             }
-            ingest_encoded(&cluster, &index, &documents, &vectors, &vocabulary, &options, &progress, &cancel)?
+            Ok(ingest_encoded(cluster, index, &documents, &vectors, &vocabulary, options, &progress, &cancel)?)
         }
-        (None, Some(folder)) => {
+        Some(Choice::Model(folder)) => {
             let model = document_encoder::open(folder, &args.runtime, &args.device)?;
-            // What tells this job from another: the same documents with another model have other vectors.
-            options.job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
-            if let Some(segments) = &model.segments {
-                let _ = write!(options.job, " {segments:?}");
-            }
-            if options.fields.segments.is_some() {
-                options.job.push_str(" nested");
-                if model.segments.is_none_or(|s| s.max == 1) {
-                    printer.note("This model reads one window of a document: each document has one segment");
-                }
-            }
-            ingest_vectors(&cluster, &index, &documents, &model, &model.template, &options, &progress, &cancel)?
+            options.job = job(index, &model, fields, printer);
+            Ok(ingest_vectors(cluster, index, &documents, &model, &model.template, options, &progress, &cancel)?)
         }
-        (None, None) => return Err(usage("No model is named", "give --model DIR, or --vectors FILE")),
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    printer.text(format!(
-        "{} documents indexed into `{index}` in {seconds:.1} s ({} requests, {} sent again), {} were in already; the index has {}",
-        report.indexed, report.requests, report.retries, report.skipped, report.documents
-    ));
-    for rejected in report.rejected.iter().take(SHOWN) {
-        printer.text(format!("rejected: {}: {}", rejected.id, rejected.reason));
+        Some(Choice::Pipeline(pipeline)) => {
+            options.job = format!("{index} by the cluster, {pipeline:?}");
+            options.pipeline = pipeline;
+            Ok(ingest_texts(cluster, index, &documents, options, &progress, &cancel)?)
+        }
+        Some(Choice::Ready | Choice::Update) => Err(usage(
+            "The documents of a data set are titles and texts: they hold no vectors, and replace what is there",
+            "name the file itself: nsparse ingest FILE --ready",
+        )),
     }
-    if report.rejected.len() > SHOWN {
-        printer.text(format!("… and {} more (--json lists all)", report.rejected.len() - SHOWN));
-    }
-    printer.json(&json!({ "index": index, "seconds": seconds, "journal": path, "report": report }))?;
-    Ok(if report.rejected.is_empty() { ExitStatus::Success } else { ExitStatus::No })
 }
 
 /// The cluster, index and fields that the deployment or the flags name.
-fn target(args: &IngestArgs) -> anyhow::Result<(Cluster, String, Fields)> {
+fn target(args: &IngestArgs) -> anyhow::Result<Target> {
     if let Some(path) = &args.deployment {
         let deployment = Deployment::load(path)?;
         let cluster = settings::cluster_of(&args.cluster, &deployment.cluster_url)?;
@@ -88,7 +231,8 @@ fn target(args: &IngestArgs) -> anyhow::Result<(Cluster, String, Fields)> {
                 "leave out --segments, or make another index with `nsparse deploy --segments`",
             ));
         }
-        return Ok((cluster, deployment.index, deployment.fields));
+        let encodes = deployment.side == Side::Cluster;
+        return Ok(Target { cluster, index: deployment.index, fields: deployment.fields, encodes });
     }
     let Some(index) = &args.index else {
         return Err(usage("No index is named", "give --deployment FILE or --index NAME"));
@@ -111,5 +255,5 @@ fn target(args: &IngestArgs) -> anyhow::Result<(Cluster, String, Fields)> {
             fields
         }
     };
-    Ok((cluster, index.clone(), fields))
+    Ok(Target { cluster, index: index.clone(), fields, encodes: false })
 }

@@ -19,6 +19,7 @@ pub(crate) mod msmarco;
 pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod reduce;
+pub(crate) mod reencode;
 pub(crate) mod report;
 pub(crate) mod score;
 pub(crate) mod search;

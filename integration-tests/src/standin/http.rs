@@ -10,9 +10,9 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::replay::Script;
-use super::rewrite;
 use super::state::{Routed, State};
 use super::{Reply, Strike};
+use super::{bulk, rewrite};
 
 /// OpenSearch's `http.max_content_length`.
 const MAX_BODY: usize = 100 << 20;
@@ -136,9 +136,11 @@ async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: I
 /// Sends a request to the node behind, with `neural_sparse` clauses rewritten.
 async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
-    let rewritten = {
+    let (target, rewritten) = {
         let state = lock();
-        rewrite::body(&state, &incoming)
+        let in_bulk = bulk::body(&state, &incoming);
+        let body = in_bulk.and_then(|body| body.map_or_else(|| rewrite::body(&state, &incoming), Ok));
+        (bulk::target(&state, &incoming), body)
     };
     let body = match rewritten {
         Ok(body) => body,
@@ -146,7 +148,7 @@ async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Re
     };
     let method = reqwest::Method::from_bytes(incoming.method.as_bytes()).expect("axum has parsed the method");
     let client = reqwest::Client::builder().no_proxy().build().expect("a client without a proxy");
-    let mut request = client.request(method, format!("{url}{}", incoming.target()));
+    let mut request = client.request(method, format!("{url}{target}"));
     if !incoming.content_type.is_empty() {
         request = request.header("content-type", &incoming.content_type);
     }

@@ -3,8 +3,10 @@
 //! a real node and passes everything else on.
 //!
 //! What it does not do: run TorchScript. A `SPARSE_ENCODING` model answers through the closure that the test
-//! hands in. Before a real node, documents that go through a pipeline get no vector.
+//! hands in. Before a real node, bulk requests that name a pipeline get their vectors from it; an index's default
+//! pipeline is not run.
 
+mod bulk;
 mod http;
 mod ml;
 mod node;

@@ -130,7 +130,7 @@ impl State {
     }
 
     /// Runs a pipeline over one document: the processors that our pipelines have.
-    fn run(&self, pipeline: &Value, document: &mut Value) -> Result<(), Reply> {
+    pub(super) fn run(&self, pipeline: &Value, document: &mut Value) -> Result<(), Reply> {
         for processor in pipeline["processors"].as_array().into_iter().flatten() {
             let (kind, config) = processor.as_object().and_then(|p| p.iter().next()).expect("one processor an entry");
             let field = config["field"].as_str().unwrap_or_default();

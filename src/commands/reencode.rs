@@ -1,0 +1,69 @@
+//! `nsparse reencode`: the documents of an index into a new one, with a new model's vectors.
+
+use nsparse_core::{DocumentTemplate, journal};
+use nsparse_opensearch::index;
+use nsparse_opensearch::ingest::{Encoding, Way, ingest_documents};
+use nsparse_opensearch::ml::Fields;
+use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like};
+
+use crate::ExitStatus;
+use crate::cli::SegmentLayout;
+use crate::failure::usage;
+use crate::ingest::args::ReencodeArgs;
+use crate::ingest::show;
+use crate::printer::Printer;
+use crate::{document_encoder, settings};
+
+pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
+    if args.index == args.to {
+        return Err(usage("An index cannot be encoded anew into itself", "name a new index with --to"));
+    }
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
+    }
+    let cluster = settings::cluster(&args.cluster)?;
+    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
+    let template = match &args.template {
+        None => model.template.clone(),
+        Some(pattern) => {
+            let template = DocumentTemplate { pattern: pattern.clone(), ..model.template.clone() };
+            template.validate()?;
+            template
+        }
+    };
+    let fields = Fields {
+        title: args.title_field.clone(),
+        text: args.text_field.clone(),
+        vector: args.vector_field.clone(),
+        segments: None,
+    };
+    let differs = NewIndex { exclude_vector: args.exclude_vector, nested: args.segments == SegmentLayout::Nested };
+    let fields = make_like(&cluster, &args.index, &args.to, &fields, &differs)?;
+    index::refresh(&cluster, &args.index)?;
+    let total = index::count(&cluster, &args.index)?;
+    let name = journal::content_hash(format!("{} {}", cluster.url(), args.to).as_bytes());
+    let mut options = args.pace.options(settings::cache_dir().join("journals").join(name));
+    options.job = format!(
+        "{} of {} {} {} {:?} {template:?} {:?}",
+        args.to,
+        args.index,
+        model.weights_sha256,
+        nsparse_core::DocumentEncoder::max_tokens(&model),
+        model.activation,
+        model.segments
+    );
+    options.fields = fields;
+    let cancel = settings::cancel_on_signal();
+    let without = [args.vector_field.clone()];
+    let started = std::time::Instant::now();
+    let mut documents = IndexDocuments::open(&cluster, &args.index, args.page as usize, &without)?;
+    let way = Way::Encode(Encoding {
+        encoder: &model,
+        template: &template,
+        title: &args.title_field,
+        text: &args.text_field,
+    });
+    let report =
+        ingest_documents(&cluster, &args.to, &mut documents, &way, total, &options, &printer.progress(), &cancel)?;
+    show::report(&args.to, &report, started.elapsed().as_secs_f64(), &options, printer)
+}

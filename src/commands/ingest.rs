@@ -113,7 +113,7 @@ fn of_file(
     let vector = Some(fields.vector.clone());
     let mut members = Members { id: args.data.id_field.clone(), checked: None, replaced: None, bound: Vec::new() };
     options.expected_bytes = input::bytes(file);
-    let mut send = |members: &Members, way: &Way, options: &IngestOptions| -> anyhow::Result<IngestReport> {
+    let send = |members: &Members, way: &Way, options: &IngestOptions| -> anyhow::Result<IngestReport> {
         let mut documents = input::documents(file, members, args.pace.workers as usize)?;
         Ok(ingest_documents(cluster, index, &mut *documents, way, 0, options, &progress, &cancel)?)
     };

@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nsparse_core::{Cancel, NoProgress};
-use nsparse_core::{Cancel, NoProgress};
 use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_integration_tests::cli::{Nsparse, Outcome, wait_until};
 use nsparse_integration_tests::faults::{Fault, Proxy};

@@ -294,9 +294,12 @@ fn the_cluster_and_the_client_make_equal_vectors() {
     let (there, here) = (everything(cluster, "by-cluster"), everything(cluster, "by-client"));
     assert_eq!((there.len(), here.len()), (259, 259));
     for (id, document) in &here {
-        let vector = weights(document);
-        assert!(!vector.is_empty(), "{id}");
-        assert_eq!(vector, weights(&there[id]), "{id}");
+        // A batch and a single text differ in an `f32`'s last bits.
+        let (here, there) = (weights(document), weights(&there[id]));
+        assert!(!here.is_empty() && here.keys().eq(there.keys()), "{id}");
+        for (token, weight) in &here {
+            assert!((weight - there[token]).abs() <= 1e-6, "{id}, {token}: {weight} and {}", there[token]);
+        }
     }
     nsparse.ok(&format!("undeploy deployment.json --delete-index {at}"));
 }

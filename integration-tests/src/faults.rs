@@ -10,7 +10,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::json;
-use tokio::sync::Notify;
 
 /// What becomes of a bulk request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub enum Fault {
     CutBefore,
     /// The node does it, and the connection is cut in the middle of the answer.
     CutAnswer,
-    /// The node does it, and the answer comes only once another bulk request has come: the client has given this one up.
+    /// The node does it, and no answer comes for as long as the client waits.
     Late,
 }
 
@@ -43,7 +42,6 @@ struct Inner {
     upstream: String,
     client: reqwest::Client,
     bulks: Arc<AtomicUsize>,
-    arrived: Arc<Notify>,
     decide: Arc<Decide>,
 }
 
@@ -61,7 +59,6 @@ impl Proxy {
             upstream: upstream.to_owned(),
             client: reqwest::Client::builder().no_proxy().build().expect("a client without a proxy"),
             bulks: Arc::clone(&bulks),
-            arrived: Arc::new(Notify::new()),
             decide: Arc::new(decide),
         };
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -105,7 +102,6 @@ async fn answer(State(inner): State<Inner>, request: Request) -> Response {
     let Ok(body) = axum::body::to_bytes(body, 200 << 20).await else { return status(413) };
     let fault = if is_bulk {
         let number = inner.bulks.fetch_add(1, Ordering::SeqCst);
-        inner.arrived.notify_waiters();
         (inner.decide)(number)
     } else {
         Fault::None
@@ -115,10 +111,6 @@ async fn answer(State(inner): State<Inner>, request: Request) -> Response {
         Fault::CutBefore => return cut(Vec::new()),
         Fault::None | Fault::CutAnswer | Fault::Late => {}
     }
-    // Before the node is asked, so that the next request is not missed.
-    let next = inner.arrived.notified();
-    tokio::pin!(next);
-    next.as_mut().enable();
     let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     let method = reqwest::Method::from_bytes(parts.method.as_str().as_bytes()).expect("axum has parsed the method");
     let mut request = inner.client.request(method, format!("{}{target}", inner.upstream));
@@ -132,7 +124,8 @@ async fn answer(State(inner): State<Inner>, request: Request) -> Response {
     };
     match fault {
         Fault::CutAnswer => return cut(bytes[..bytes.len() / 2].to_vec()),
-        Fault::Late => next.await,
+        // Dropped with the connection, once the client has given it up.
+        Fault::Late => std::future::pending().await,
         _ => {}
     }
     respond(code, bytes)

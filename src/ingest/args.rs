@@ -112,8 +112,8 @@ pub(crate) struct ReencodeArgs {
     /// What becomes of a long document's segments
     #[arg(long, value_enum, default_value_t = SegmentLayout::Max)]
     pub(crate) segments: SegmentLayout,
-    /// Leave vectors out of the new index's `_source`: half the disk or less, but updates in place and the cluster's own
-    /// reindex need them there
+    /// Leave vectors out of the new index's `_source`: less disk once its segments are merged, but updates in place and the
+    /// cluster's own reindex need them there
     #[arg(long)]
     pub(crate) exclude_vector: bool,
     /// Documents that are read at once

@@ -161,18 +161,23 @@ impl<'a> Session<'a> {
 
     /// Whether the index is still the one that was there at the start; if an alias points to it now, it may be serving.
     fn check_index(&mut self) -> Result<()> {
-        // While the cluster is down the loop waits for it: that is no reason to stop here.
-        let Ok(found) = loading::look(self.cluster, &self.index) else { return Ok(()) };
-        match found {
-            Some(found) if found.uuid.as_deref() == Some(&self.uuid) => {
-                if matches!(self.quiet, Quiet::Now) && found.is_aliased() {
-                    loading::restore(self.cluster, &self.index)?;
-                    self.quiet = Quiet::Never;
-                }
-                Ok(())
+        match index::uuid(self.cluster, &self.index) {
+            Ok(uuid) if uuid == self.uuid => {}
+            Ok(_) => return Err(self.gone(true)),
+            Err(Error::Failed { fault: nsparse_core::Fault::Usage, .. }) => return Err(self.gone(false)),
+            // While the cluster is down the loop waits for it: that is no reason to stop here.
+            Err(error) => {
+                tracing::debug!(%error, "the index was not looked at");
+                return Ok(());
             }
-            found => Err(self.gone(found.is_some())),
         }
+        if matches!(self.quiet, Quiet::Now)
+            && loading::look(self.cluster, &self.index).is_ok_and(|found| found.is_some_and(|f| f.is_aliased()))
+        {
+            loading::restore(self.cluster, &self.index)?;
+            self.quiet = Quiet::Never;
+        }
+        Ok(())
     }
 
     fn gone(&mut self, is_another: bool) -> Error {
@@ -194,13 +199,7 @@ impl<'a> Session<'a> {
     /// Sends the rest, waits for everything, sets settings back, makes it visible and counts.
     pub(super) fn finish(mut self) -> Result<IngestReport> {
         self.bulk.drain()?;
-        let uuid = index::uuid(self.cluster, &self.index);
-        match uuid {
-            Ok(uuid) if uuid == self.uuid => {}
-            Ok(_) => return Err(self.gone(true)),
-            Err(Error::Failed { fault: nsparse_core::Fault::Usage, .. }) => return Err(self.gone(false)),
-            Err(error) => return Err(error),
-        }
+        self.check_index()?;
         if matches!(self.quiet, Quiet::Now) {
             loading::restore(self.cluster, &self.index)?;
             self.quiet = Quiet::Never;

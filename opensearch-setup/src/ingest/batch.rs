@@ -31,6 +31,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with room for so many bytes: a body that grows by doubling would hold twice its memory.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        Self { body: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Appends a document; `write` appends its JSON, on one line, and is not asked for a deletion.
     pub(crate) fn push(&mut self, id: &str, content: u64, action: Action, write: impl FnOnce(&mut Vec<u8>)) {
         let body = &mut self.body;
@@ -98,6 +103,14 @@ impl Batch {
         Self { body, items, tries: self.tries }
     }
 
+    /// Appends the documents of another batch.
+    pub(crate) fn append(&mut self, other: Self) {
+        let start = self.body.len();
+        self.body.extend_from_slice(&other.body);
+        let moved = |item: Item| Item { lines: item.lines.start + start..item.lines.end + start, ..item };
+        self.items.extend(other.items.into_iter().map(moved));
+    }
+
     /// The documents at these places alone, in their order.
     pub(crate) fn only(&self, places: &[usize]) -> Self {
         let mut part = Self { tries: self.tries, ..Self::default() };
@@ -154,6 +167,8 @@ mod tests {
             assert_eq!(second.body(), batch().only(&(at..4).collect::<Vec<_>>()).body());
             let ids = |batch: &Batch| batch.items().iter().map(|i| i.id.to_string()).collect::<Vec<_>>();
             assert_eq!([ids(&first), ids(&second)].concat(), ["a\"1", "b", "c", "d"]);
+            first.append(second);
+            assert_eq!((first.body(), first.items()), (batch().body(), batch().items()));
         }
         let part = batch().only(&[0, 2]);
         assert_eq!(part.document(&part.items()[1]), br#"{"doc":{"y":2},"doc_as_upsert":true}"#);

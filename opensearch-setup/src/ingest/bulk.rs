@@ -21,8 +21,11 @@ use crate::error::{Error, Result, Unreachable};
 const MIN_BYTES: usize = 64 << 10;
 /// How long a stop by the user may go unheard.
 const TICK: Duration = Duration::from_millis(200);
-/// On the way there are at most this many times the largest batch's bytes: what a node of 512 MB takes at once.
-const LARGEST_ON_THE_WAY: usize = 4;
+/// On the way there are at most this many times the largest batch's bytes. More would only wait there, and be held in
+/// memory here.
+const LARGEST_ON_THE_WAY: usize = 2;
+/// A batch has room for this much more than it should have: its last document may not fit.
+const ROOM: usize = 64 << 10;
 
 /// One ingest on its way.
 pub(crate) struct Bulk<'a, L: Line> {
@@ -136,12 +139,16 @@ impl<'a, L: Line> Bulk<'a, L> {
                 self.collect(None)?;
             }
         }
+        if self.current.is_empty() {
+            self.current = Batch::with_room(self.pace.bytes() + ROOM);
+        }
         self.current.push(id, content, action, write);
         *self.unsettled.entry(key).or_default() += 1;
         if self.current.len() > 1 && self.current.bytes() > self.pace.bytes() {
             let last = self.current.split_off(self.current.len() - 1);
             self.close();
-            self.current = last;
+            self.current = Batch::with_room(self.pace.bytes() + ROOM);
+            self.current.append(last);
         }
         if self.current.len() >= self.options.max_documents.max(1) {
             self.close();

@@ -54,7 +54,7 @@ fn everything(cluster: &Cluster, name: &str) -> BTreeMap<String, Value> {
     cluster.post(&format!("/{name}/_refresh"), Value::Null).unwrap();
     let mut documents = IndexDocuments::open(cluster, name, 1000, &[]).unwrap();
     let mut found = BTreeMap::new();
-    while let Next::Block(block) = documents.next(Duration::from_secs(60)).unwrap() {
+    while let Next::Block(block) = documents.next(Duration::from_mins(1)).unwrap() {
         for entry in block.entries() {
             found.insert(entry.id.clone(), serde_json::from_slice(block.json(entry)).unwrap());
         }

@@ -70,7 +70,7 @@ fn options() -> IngestOptions {
             min_delay: Duration::from_millis(1),
             max_delay: Duration::from_millis(20),
             retries: 30,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
         }),
         ..IngestOptions::default()
     }
@@ -96,7 +96,7 @@ fn everything(name: &str) -> BTreeMap<String, Value> {
     let mut documents = IndexDocuments::open(cluster, name, 250, &[]).unwrap();
     let mut found = BTreeMap::new();
     loop {
-        match documents.next(Duration::from_secs(60)).unwrap() {
+        match documents.next(Duration::from_mins(1)).unwrap() {
             Next::Block(block) => {
                 for entry in block.entries() {
                     let source = serde_json::from_slice(block.json(entry)).unwrap();
@@ -380,7 +380,7 @@ fn an_index_of_several_shards_is_read_whole() {
     assert_eq!(everything("many"), expected(DOCUMENTS));
     let mut without = IndexDocuments::open(&shared().cluster, "many", 7, &["embedding".to_owned()]).unwrap();
     let mut count = 0;
-    while let Next::Block(block) = without.next(Duration::from_secs(60)).unwrap() {
+    while let Next::Block(block) = without.next(Duration::from_mins(1)).unwrap() {
         count += block.len();
         assert!(block.entries().iter().all(|e| !block.json(e).windows(9).any(|w| w == b"embedding")));
     }

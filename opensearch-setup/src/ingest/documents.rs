@@ -228,7 +228,7 @@ mod tests {
     fn all(mut lines: Lines) -> crate::Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         loop {
-            match lines.next(Duration::from_secs(60))? {
+            match lines.next(Duration::from_mins(1))? {
                 Next::Block(block) => found.extend(
                     block
                         .entries()

@@ -3,6 +3,7 @@
 
 #![cfg(feature = "node")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "what was sent again is shown with --nocapture")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -18,6 +19,9 @@ use nsparse_opensearch::ml::Fields;
 use nsparse_opensearch::reencode::IndexDocuments;
 use nsparse_opensearch::{Cluster, ClusterConfig, IngestOptions, IngestReport, Result, RetryPolicy, index, source};
 use serde_json::{Value, json};
+
+/// What becomes of a bulk request by its number.
+type Decide = fn(usize) -> Fault;
 
 /// Documents of a test: enough for some dozens of requests.
 const DOCUMENTS: usize = 600;
@@ -121,8 +125,8 @@ fn expected(count: usize) -> BTreeMap<String, Value> {
 
 /// Scores of a query over many features, which come from what the engine stored, not from `_source`.
 fn scores(name: &str) -> BTreeMap<String, f64> {
-    let should: Vec<Value> = (0..97)
-        .map(|t| json!({ "rank_feature": { "field": format!("embedding.token{t}"), "boost": 1.0 + t as f64, "linear": {} } }))
+    let should: Vec<Value> = (0..97u32)
+        .map(|t| json!({ "rank_feature": { "field": format!("embedding.token{t}"), "boost": 1.0 + f64::from(t), "linear": {} } }))
         .collect();
     let body = json!({ "size": DOCUMENTS + 100, "_source": false, "query": { "bool": { "should": should } } });
     let answer = shared().cluster.post(&format!("/{name}/_search"), body).unwrap();
@@ -148,7 +152,7 @@ fn faults_on_the_way_leave_the_same_index() {
     let undisturbed = scores("undisturbed");
     assert_eq!(undisturbed.len(), DOCUMENTS);
 
-    let of: [(&str, fn(usize) -> Fault); 6] = [
+    let of: [(&str, Decide); 6] = [
         ("cut-in-answers", |n| if n % 3 == 1 { Fault::CutAnswer } else { Fault::None }),
         ("cut-before", |n| if n % 4 < 2 { Fault::CutBefore } else { Fault::None }),
         ("unavailable", |n| if n % 5 < 3 { Fault::Status(503) } else { Fault::None }),

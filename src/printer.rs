@@ -11,6 +11,7 @@ use crate::failure::Failure;
 
 /// A line on standard output. Where nobody reads any more (`nsparse … | head`) the work goes on and ends as it would;
 /// a result that cannot be written for another reason ends the program.
+#[allow(clippy::exit, reason = "where nothing can be printed, no command can report it")]
 fn out(text: &str) {
     if let Err(e) = writeln!(std::io::stdout().lock(), "{text}")
         && e.kind() != ErrorKind::BrokenPipe

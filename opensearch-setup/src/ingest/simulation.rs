@@ -2,6 +2,7 @@
 //! the same moment each time.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::print_stdout, reason = "what was reached is shown with --nocapture")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

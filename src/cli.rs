@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::args::BenchArgs;
+use crate::commands::deploy::DeployArgs;
+use crate::commands::prune_models::PruneModelsArgs;
+use crate::commands::rollback::RollbackArgs;
+use crate::commands::switch::SwitchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
+use crate::commands::undeploy::UndeployArgs;
 pub(crate) use crate::connect::args::ClusterArgs;
 use crate::data_args::{DataCommand, RunForm};
 use crate::ingest::args::{IngestArgs, ReencodeArgs};
@@ -87,14 +92,21 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse export runs/scifact/model --out package --name my-encoder\n  nsparse export runs/scifact/model --out package --format onnx\n\nWith --format onnx the folder also gets NAME.onnx and tokenizer.json as they are, for onnxruntime itself: inputs input1.input_ids and input1.attention_mask (int64 [B,L]), output [B,V] with one weight a vocabulary entry."
     )]
     Export(ExportArgs),
-    /// Register and deploy a package, make pipeline and index
-    #[command(
-        after_help = "Example:\n  nsparse deploy package --url https://search.example.com:9200 --user admin --index articles"
-    )]
+    /// Register and deploy a package, make pipelines and index; or a new version behind an alias
+    #[command(after_help = crate::commands::deploy::EXAMPLES)]
     Deploy(DeployArgs),
+    /// Let an alias stand for another version, once that is filled and answers
+    #[command(after_help = crate::commands::switch::EXAMPLES)]
+    Switch(SwitchArgs),
+    /// Let an alias stand for what it stood for before
+    #[command(after_help = crate::commands::rollback::EXAMPLES)]
+    Rollback(RollbackArgs),
     /// Take back what a deploy made
-    #[command(after_help = "Example:\n  nsparse undeploy deployment.json")]
+    #[command(after_help = crate::commands::undeploy::EXAMPLES)]
     Undeploy(UndeployArgs),
+    /// List the models that deploys have left in a cluster, and delete those that nothing uses
+    #[command(after_help = crate::commands::prune_models::EXAMPLES)]
+    PruneModels(PruneModelsArgs),
     /// Documents into an index: encoded here, by the cluster or before; changed or deleted
     #[command(after_help = crate::ingest::args::EXAMPLES)]
     Ingest(IngestArgs),
@@ -443,41 +455,6 @@ pub(crate) enum Runtime {
     Onnxruntime,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct DeployArgs {
-    /// The package folder that `nsparse export` wrote
-    pub(crate) package: PathBuf,
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
-    /// Name of the index
-    #[arg(long, default_value = "nsparse")]
-    pub(crate) index: String,
-    /// Name of the ingest pipeline [default: INDEX-ingest]
-    #[arg(long)]
-    pub(crate) pipeline: Option<String>,
-    /// Field of the vector
-    #[arg(long, default_value = "embedding")]
-    pub(crate) vector_field: String,
-    /// Primary shards
-    #[arg(long, default_value_t = 1)]
-    pub(crate) shards: u32,
-    /// Replicas of each shard
-    #[arg(long, default_value_t = 1)]
-    pub(crate) replicas: u32,
-    /// Where documents are encoded
-    #[arg(long, value_enum, default_value_t = EncodeSide::Auto)]
-    pub(crate) side: EncodeSide,
-    /// What becomes of a long document's segments
-    #[arg(long, value_enum, default_value_t = SegmentLayout::Max)]
-    pub(crate) segments: SegmentLayout,
-    /// Seconds until registering or deploying is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub(crate) deadline: u64,
-    /// Where the deployment is written
-    #[arg(long, value_name = "FILE", default_value = "deployment.json")]
-    pub(crate) deployment: PathBuf,
-}
-
 /// Where documents are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EncodeSide {
@@ -498,21 +475,6 @@ pub(crate) enum SegmentLayout {
     Max,
     /// One nested object a segment: a document scores as its best segment
     Nested,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct UndeployArgs {
-    /// The file that `nsparse deploy` wrote
-    #[arg(default_value = "deployment.json")]
-    pub(crate) deployment: PathBuf,
-    #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
-    /// Leave the index and its documents
-    #[arg(long, conflicts_with = "delete_index")]
-    pub(crate) keep_index: bool,
-    /// Delete the index even if it has documents
-    #[arg(long)]
-    pub(crate) delete_index: bool,
 }
 
 #[derive(Debug, Args)]

@@ -153,7 +153,9 @@ fn a_deployment_comes_and_goes_without_a_trace() {
             groups: vec!["nsparse-tiny".to_owned()],
             models: vec!["tiny-query DEPLOYED".to_owned(), "tiny-document DEPLOYED".to_owned()],
             pipelines: vec!["tiny-ingest".to_owned()],
+            search_pipelines: vec!["tiny-search".to_owned()],
             indexes: vec!["tiny".to_owned()],
+            aliases: Vec::new(),
         }
     );
 
@@ -185,14 +187,14 @@ fn a_deployment_comes_and_goes_without_a_trace() {
 
     let delete = UndeployOptions { delete_index: true, poll: fast(), ..UndeployOptions::default() };
     let report = undeploy_file(&cluster, &fixture.deployment(), &delete).unwrap();
-    assert_eq!(report.removed.len(), 5, "{report:?}");
+    assert_eq!(report.removed.len(), 6, "{report:?}");
     assert!(report.failed.is_empty() && report.gone.is_empty() && report.kept.is_empty(), "{report:?}");
     assert_eq!(standin.contents(), nothing());
     assert!(!fixture.deployment().exists());
 
     // Again, from a copy of the file: everything is gone, and that is no error.
     let report = undeploy(&cluster, &deployment, &delete).unwrap();
-    assert_eq!((report.removed.len(), report.gone.len()), (0, 5), "{report:?}");
+    assert_eq!((report.removed.len(), report.gone.len()), (0, 6), "{report:?}");
 }
 
 #[test]
@@ -204,7 +206,7 @@ fn a_kept_index_still_takes_documents() {
     cluster.request(Method::Put, "/tiny/_doc/1", Body::Json(json!({ "text": "search" }))).unwrap();
     let keep = UndeployOptions { keep_index: true, poll: fast(), ..UndeployOptions::default() };
     let report = undeploy_file(&cluster, &fixture.deployment(), &keep).unwrap();
-    assert_eq!((report.removed.len(), report.kept.len(), report.left.len()), (4, 1, 1), "{report:?}");
+    assert_eq!((report.removed.len(), report.kept.len(), report.left.len()), (5, 1, 1), "{report:?}");
     assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
     cluster.request(Method::Put, "/tiny/_doc/2", Body::Json(json!({ "text": "engine" }))).unwrap();
     // The file still knows what is left.
@@ -228,7 +230,7 @@ fn a_second_deploy_uses_what_is_there() {
         .collect();
     assert!(changing.is_empty(), "{changing:?}");
     assert_eq!(second.made, first.made, "an undeploy has to take back what the first one made");
-    assert_eq!(second.notes.len(), 5, "{:?}", second.notes);
+    assert_eq!(second.notes.len(), 6, "{:?}", second.notes);
     assert!(second.notes.iter().all(|n| n.contains("was there already")), "{:?}", second.notes);
 
     // The marks in the cluster tell it even where the file is lost.
@@ -236,7 +238,7 @@ fn a_second_deploy_uses_what_is_there() {
     let third = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(third.made, first.made);
     let report = undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
-    assert_eq!((report.removed.len(), standin.contents()), (5, nothing()), "{report:?}");
+    assert_eq!((report.removed.len(), standin.contents()), (6, nothing()), "{report:?}");
 }
 
 #[test]
@@ -380,7 +382,7 @@ fn an_undeploy_that_fails_in_part_goes_on_and_can_be_repeated() {
     // Root, count, index looked up, index deleted: that is the fourth.
     standin.fail(3, Strike::Before);
     let report: UndeployReport = undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
-    assert_eq!((report.removed.len(), report.failed.len()), (4, 1), "{report:?}");
+    assert_eq!((report.removed.len(), report.failed.len()), (5, 1), "{report:?}");
     assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
     let report = undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
     assert_eq!((report.removed.len(), standin.contents()), (1, nothing()), "{report:?}");

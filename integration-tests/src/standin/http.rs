@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::replay::Script;
 use super::state::{Routed, State};
-use super::{Reply, Strike};
+use super::{Outage, Reply, Strike};
 use super::{bulk, rewrite};
 
 /// OpenSearch's `http.max_content_length`.
@@ -118,6 +118,11 @@ async fn answer(Shared(handler): Shared<Handler>, request: Request) -> Response 
 async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let struck = lock().log(&incoming);
+    match lock().is_out() {
+        Some(Outage::Unavailable) => return render(&Reply::error(503, "exception", "injected outage")),
+        Some(Outage::Cut) => return cut(),
+        None => {}
+    }
     let injected = Reply::error(500, "exception", "injected failure");
     if struck == Some(Strike::Before) {
         return render(&injected);
@@ -136,10 +141,16 @@ async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: I
 /// Sends a request to the node behind, with `neural_sparse` clauses rewritten.
 async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client without a proxy");
+    let default = match rewrite::needs_default(&incoming) {
+        Some(target) => default_model(state, &client, url, target, &incoming.query).await,
+        None => None,
+    };
     let (target, rewritten) = {
         let state = lock();
         let in_bulk = bulk::body(&state, &incoming);
-        let body = in_bulk.and_then(|body| body.map_or_else(|| rewrite::body(&state, &incoming), Ok));
+        let rewritten = || rewrite::body(&state, &incoming, default.as_deref());
+        let body = in_bulk.and_then(|body| body.map_or_else(rewritten, Ok));
         (bulk::target(&state, &incoming), body)
     };
     let body = match rewritten {
@@ -147,7 +158,6 @@ async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Re
         Err(reply) => return render(&reply),
     };
     let method = reqwest::Method::from_bytes(incoming.method.as_bytes()).expect("axum has parsed the method");
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client without a proxy");
     let mut request = client.request(method, format!("{url}{target}"));
     if !incoming.content_type.is_empty() {
         request = request.header("content-type", &incoming.content_type);
@@ -162,6 +172,36 @@ async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Re
         Ok(body) => render(&lock().after_upstream(&incoming, Reply { status, body })),
         Err(_) => plain(status, bytes),
     }
+}
+
+/// The model that the search pipeline in force gives to queries: the request's own, or the index's default.
+async fn default_model(
+    state: &Arc<Mutex<State>>,
+    client: &reqwest::Client,
+    url: &str,
+    target: &str,
+    query: &str,
+) -> Option<String> {
+    let named = query.split('&').find_map(|p| p.strip_prefix("search_pipeline=")).map(str::to_owned);
+    let pipeline = if let Some(named) = named {
+        named
+    } else {
+        let path = format!("{url}/{target}/_settings/index.search.default_pipeline?flat_settings=true");
+        let bytes = client.get(path).send().await.ok()?.bytes().await.ok()?;
+        let answer: Value = serde_json::from_slice(&bytes).ok()?;
+        let index = answer.as_object()?.values().next()?;
+        index.get("settings")?.get("index.search.default_pipeline")?.as_str()?.to_owned()
+    };
+    let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    rewrite::default_model(state.node.search_pipelines.get(&pipeline)?).map(str::to_owned)
+}
+
+/// An answer that ends before its length: the client's connection is cut.
+fn cut() -> Response {
+    let parts = [Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("cut"))];
+    let mut response = Response::new(Body::from_stream(futures::stream::iter(parts)));
+    response.headers_mut().insert("content-length", axum::http::HeaderValue::from_static("100"));
+    response
 }
 
 fn render(reply: &Reply) -> Response {

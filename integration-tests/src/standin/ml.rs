@@ -23,6 +23,8 @@ impl State {
             ("POST", ["model_groups", "_search"]) => self.search_groups(&incoming.json()),
             ("DELETE", ["model_groups", id]) => self.delete_group(id),
             ("POST", ["models", "_register_meta"]) => self.register_meta(&incoming.json()),
+            ("POST", ["models", "_register"]) => self.register_by_url(&incoming.json()),
+            ("GET", ["profile", "models", id]) => self.profile(id),
             ("POST", ["models", "_search"]) => self.search_models(&incoming.json()),
             ("POST", ["models", id, "upload_chunk", number]) => self.upload_chunk(id, number, &incoming.body),
             ("POST", ["models", id, "_deploy"]) => self.deploy(id),
@@ -125,6 +127,10 @@ impl State {
             next: None,
             loaded: None,
         };
+        if self.to_spoil.as_ref() == Some(&model.name) {
+            self.to_spoil = None;
+            self.spoiled.insert(id.clone());
+        }
         self.models.insert(id.clone(), model);
         Reply::ok(json!({ "model_id": id, "status": "CREATED" }))
     }
@@ -172,6 +178,60 @@ impl State {
         Reply::ok(json!({ "status": "Uploaded" }))
     }
 
+    /// The zip behind the URL is read from the folder that the options name.
+    fn register_by_url(&mut self, body: &Value) -> Reply {
+        if !self.is_on("allow_registering_model_via_url") {
+            let reason = "To upload custom model user needs to enable allow_registering_model_via_url settings. Otherwise please \
+                          use OpenSearch pre-trained models.";
+            return Reply::error(400, ARGUMENT, reason);
+        }
+        let url = body.get("url").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(name) = url.strip_prefix("http://").and_then(|u| u.rsplit('/').next()) else {
+            return Reply::error(400, ARGUMENT, "URL can't match trusted url regex");
+        };
+        let bytes = self.options.behind_urls.as_ref().and_then(|folder| std::fs::read(folder.join(name)).ok());
+        let mut meta = body.clone();
+        meta["total_chunks"] = json!(1);
+        let function = body.get("function_name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let sha256 = body.get("model_content_hash_value").and_then(Value::as_str).unwrap_or_default();
+        let (model, error) = match bytes {
+            None => (String::new(), Some(url)),
+            Some(bytes) if nsparse_core::files::sha256_bytes(&bytes) != sha256 => {
+                (String::new(), Some("model content changed".to_owned()))
+            }
+            Some(bytes) => {
+                let local = "plugins.ml_commons.allow_registering_model_via_local_file";
+                let before = self.settings.insert(local.to_owned(), "true".to_owned()).unwrap_or_default();
+                let registered = self.register_meta(&meta);
+                self.settings.insert(local.to_owned(), before);
+                let Some(id) = registered.body.get("model_id").and_then(Value::as_str).map(str::to_owned) else {
+                    return registered;
+                };
+                let model = self.models.get_mut(&id).expect("it was just registered");
+                model.chunks.insert(0, bytes);
+                model.next = Some(("REGISTERED", self.options.lag));
+                (id, None)
+            }
+        };
+        let task_id = self.new_id("task");
+        let task = Task { kind: "REGISTER_MODEL", model, function, error, running: self.options.lag };
+        self.tasks.insert(task_id.clone(), task);
+        Reply::ok(json!({ "task_id": task_id, "status": "CREATED" }))
+    }
+
+    /// As recorded; a model that no node runs is in no node's profile.
+    fn profile(&self, id: &str) -> Reply {
+        let Some(model) = self.models.get(id).filter(|m| m.loaded.is_some()) else { return Reply::ok(json!({})) };
+        let times =
+            json!({ "count": 4, "max": 24.5, "min": 9.0, "average": 13.0, "p50": 10.0, "p90": 20.0, "p99": 24.0 });
+        let profile = json!({
+            "model_state": model.state, "predictor": "standIn@1", "target_worker_nodes": [NODE], "worker_nodes": [NODE],
+            "model_inference_stats": times, "predict_request_stats": times,
+            "memory_size_estimation_cpu": model.size * 2, "memory_size_estimation_gpu": model.size * 2
+        });
+        Reply::ok(json!({ "nodes": { NODE: { "models": { id: profile } } } }))
+    }
+
     fn get_model(&mut self, id: &str) -> Reply {
         let Some(model) = self.models.get_mut(id) else {
             let reason = format!("Failed to find model with the provided model id: {id}");
@@ -188,6 +248,7 @@ impl State {
         let (only_ml, offline, lag) =
             (self.is_on("only_run_on_ml_node"), self.options.offline_natives, self.options.lag);
         let task_id = self.new_id("task");
+        let is_spoiled = self.spoiled.contains(id);
         let Some(model) = self.models.get_mut(id) else {
             return Reply::error(404, STATUS, "Failed to find model");
         };
@@ -198,6 +259,8 @@ impl State {
             Err("Memory Circuit Breaker is open, please check your resources!".to_owned())
         } else if model.loaded.is_none() && running >= limit {
             Err("Exceed max local model per node limit".to_owned())
+        } else if is_spoiled {
+            Err("model content changed".to_owned())
         } else {
             package::load(id, model, offline)
         };
@@ -215,7 +278,8 @@ impl State {
                 Some(json!({ NODE: message }).to_string())
             }
         };
-        let task = Task { model: id.to_owned(), function: model.function.clone(), error, running: lag };
+        let task =
+            Task { kind: "DEPLOY_MODEL", model: id.to_owned(), function: model.function.clone(), error, running: lag };
         self.tasks.insert(task_id.clone(), task);
         Reply::ok(json!({ "task_id": task_id, "task_type": "DEPLOY_MODEL", "status": "CREATED" }))
     }
@@ -223,7 +287,7 @@ impl State {
     fn get_task(&mut self, id: &str) -> Reply {
         let Some(task) = self.tasks.get_mut(id) else { return Reply::error(404, STATUS, "Fail to find task") };
         let mut body = json!({
-            "model_id": task.model, "task_type": "DEPLOY_MODEL", "function_name": task.function,
+            "model_id": task.model, "task_type": task.kind, "function_name": task.function,
             "state": "RUNNING", "worker_node": [NODE], "create_time": TIME, "last_update_time": TIME, "is_async": true
         });
         if task.running > 0 {
@@ -368,9 +432,10 @@ fn hits(index: &str, documents: Vec<(String, Value)>, body: &Value) -> Reply {
     };
     let holds = |document: &Value| {
         clauses.iter().all(|clause| {
-            clause.get("term").and_then(Value::as_object).is_some_and(|term| {
-                term.iter().all(|(field, value)| document.get(field.trim_end_matches(".keyword")) == Some(value))
-            })
+            clause.get("match_all").is_some()
+                || clause.get("term").and_then(Value::as_object).is_some_and(|term| {
+                    term.iter().all(|(field, value)| document.get(field.trim_end_matches(".keyword")) == Some(value))
+                })
         })
     };
     let size = body.get("size").and_then(Value::as_u64).unwrap_or(10) as usize;

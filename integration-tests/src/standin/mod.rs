@@ -6,6 +6,7 @@
 //! hands in. Before a real node, bulk requests that name a pipeline get their vectors from it; an index's default
 //! pipeline is not run.
 
+mod aliases;
 mod bulk;
 mod http;
 mod ml;
@@ -13,9 +14,12 @@ mod node;
 mod package;
 pub mod replay;
 mod rewrite;
+mod search;
 mod state;
+mod stats;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nsparse_core::DocumentEncoder;
@@ -63,6 +67,8 @@ pub struct Options {
     pub encode: EncodeText,
     /// A real node behind the stand-in: `http://127.0.0.1:9200`.
     pub upstream: Option<String>,
+    /// The folder with the files that lie behind every `http` URL; without one, nothing does.
+    pub behind_urls: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -74,6 +80,7 @@ impl Default for Options {
             lag: 1,
             encode: Arc::new(|_| BTreeMap::new()),
             upstream: None,
+            behind_urls: None,
         }
     }
 }
@@ -111,6 +118,15 @@ pub enum Strike {
     After,
 }
 
+/// How a cluster is out of reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// A proxy before it answers 503.
+    Unavailable,
+    /// Connections are cut in mid-answer; requests do nothing.
+    Cut,
+}
+
 /// What stands in the cluster, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -120,8 +136,12 @@ pub struct Contents {
     pub models: Vec<String>,
     /// Names of ingest pipelines.
     pub pipelines: Vec<String>,
+    /// Names of search pipelines.
+    pub search_pipelines: Vec<String>,
     /// Names of indexes.
     pub indexes: Vec<String>,
+    /// Names of aliases, each with its indexes.
+    pub aliases: Vec<String>,
 }
 
 /// A running stand-in; dropping it stops it.
@@ -149,6 +169,30 @@ impl StandIn {
         let mut state = self.lock();
         let at = state.requests.len() + n;
         state.fail = Some((at, strike));
+    }
+
+    /// From the request number `n` on, counted from 0 from now on, the cluster is out of reach, until [`StandIn::mend`].
+    pub fn out_of_reach(&self, n: usize, outage: Outage) {
+        let mut state = self.lock();
+        let from = state.requests.len() + n;
+        state.outage = Some((from, outage));
+    }
+
+    /// Ends an outage.
+    pub fn mend(&self) {
+        self.lock().outage = None;
+    }
+
+    /// Spoils the bytes that this model is put together from at deploys, as a node does that died while it wrote them.
+    pub fn spoil(&self, name: &str) {
+        let mut state = self.lock();
+        let id = state.models.iter().find(|(_, m)| m.name == name).map(|(id, _)| id.clone());
+        state.spoiled.extend(id);
+    }
+
+    /// Spoils the first model of this name that is registered from now on.
+    pub fn spoil_next(&self, name: &str) {
+        self.lock().to_spoil = Some(name.to_owned());
     }
 
     /// All requests so far: method and path.

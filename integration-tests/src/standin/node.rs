@@ -1,4 +1,5 @@
-//! The few routes of a node that a deploy needs, in memory: ingest pipelines, indexes, single documents.
+//! The few routes of a node that a deploy needs, in memory: pipelines, indexes, documents; aliases and searches are in
+//! files of their own.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +8,24 @@ use serde_json::{Map, Value, json};
 use super::Reply;
 use super::state::State;
 
-/// Pipelines and indexes by name.
+/// Pipelines, aliases and indexes by name.
 #[derive(Default)]
 pub(super) struct Node {
     pub(super) pipelines: BTreeMap<String, Value>,
+    pub(super) search_pipelines: BTreeMap<String, Value>,
+    /// The indexes behind an alias, each with the alias's properties.
+    pub(super) aliases: BTreeMap<String, BTreeMap<String, Value>>,
     pub(super) indexes: BTreeMap<String, Index>,
     made: usize,
 }
 
 /// An index: how it was made, and its documents.
 pub(super) struct Index {
-    uuid: String,
-    settings: Map<String, Value>,
-    mappings: Value,
-    documents: BTreeMap<String, Value>,
+    pub(super) uuid: String,
+    /// Without `index.` before their names.
+    pub(super) settings: Map<String, Value>,
+    pub(super) mappings: Value,
+    pub(super) documents: BTreeMap<String, Value>,
 }
 
 impl Node {
@@ -30,20 +35,12 @@ impl Node {
 
     /// `_ingest/pipeline/{name}`.
     pub(super) fn pipeline(&mut self, method: &str, name: &str, body: Value) -> Reply {
-        match method {
-            "PUT" => {
-                self.pipelines.insert(name.to_owned(), body);
-                Reply::ok(json!({ "acknowledged": true }))
-            }
-            "GET" => match self.pipelines.get(name) {
-                Some(pipeline) => Reply::ok(json!({ name: pipeline })),
-                None => Reply { status: 404, body: json!({}) },
-            },
-            _ => match self.pipelines.remove(name) {
-                Some(_) => Reply::ok(json!({ "acknowledged": true })),
-                None => Reply::error(404, "resource_not_found_exception", &format!("pipeline [{name}] is missing")),
-            },
-        }
+        pipeline(&mut self.pipelines, method, name, body)
+    }
+
+    /// `_search/pipeline/{name}`.
+    pub(super) fn search_pipeline(&mut self, method: &str, name: &str, body: Value) -> Reply {
+        pipeline(&mut self.search_pipelines, method, name, body)
     }
 
     fn make(&mut self, name: &str, body: &Value) -> Reply {
@@ -52,6 +49,10 @@ impl Node {
             return Reply::error(400, "resource_already_exists_exception", &reason);
         }
         self.made += 1;
+        if self.aliases.contains_key(name) {
+            let reason = format!("Invalid index name [{name}], already exists as alias");
+            return Reply::error(400, "invalid_index_name_exception", &reason);
+        }
         let settings = body.pointer("/settings/index").and_then(Value::as_object).cloned().unwrap_or_default();
         let settings = settings.into_iter().map(|(k, v)| (k, json!(text(&v)))).collect();
         let index = Index {
@@ -69,30 +70,52 @@ impl State {
     /// Everything that is not ML Commons', without a real node behind.
     pub(super) fn fake_index(&mut self, method: &str, path: &str, body: &Value) -> Reply {
         let parts: Vec<&str> = path.split('/').collect();
-        if let ["_ingest", "pipeline", name] = parts.as_slice() {
-            return self.node.pipeline(method, name, body.clone());
-        }
-        let name = parts[0];
-        if let ("PUT", [_]) = (method, parts.as_slice()) {
-            return self.node.make(name, body);
-        }
-        if !self.node.indexes.contains_key(name) {
-            return Reply::error(404, "index_not_found_exception", &format!("no such index [{name}]"));
-        }
-        match (method, &parts[1..]) {
-            ("GET" | "HEAD", []) => {
-                let index = &self.node.indexes[name];
-                let mut settings = index.settings.clone();
-                settings.insert("uuid".to_owned(), json!(index.uuid));
-                settings.insert("provided_name".to_owned(), json!(name));
-                let body = json!({ "aliases": {}, "mappings": index.mappings, "settings": { "index": settings } });
-                Reply::ok(json!({ name: body }))
+        match (method, parts.as_slice()) {
+            (_, ["_ingest", "pipeline", name]) => return self.node.pipeline(method, name, body.clone()),
+            ("GET", ["_ingest", "pipeline"]) => return all(&self.node.pipelines),
+            ("POST", ["_aliases"]) => return self.node.change_aliases(body),
+            ("GET", ["_alias", alias]) => return self.node.alias(alias),
+            ("GET", ["_cluster", "health", ..] | ["_nodes", "stats", ..] | [_, "_stats", ..]) => {
+                return self.fake_stats(&parts);
             }
+            ("GET", ["_all", "_mapping"]) => {
+                let all = self.node.indexes.iter().map(|(n, i)| (n.clone(), json!({ "mappings": i.mappings })));
+                return Reply::ok(Value::Object(all.collect()));
+            }
+            ("PUT", [name]) => return self.node.make(name, body),
+            _ => {}
+        }
+        let targets = self.node.targets(parts[0]);
+        if let ("GET" | "HEAD", 1) = (method, parts.len())
+            && (!targets.is_empty() || parts[0].contains('*'))
+        {
+            let bodies = targets.iter().map(|name| (name.clone(), self.node.describe(name)));
+            return Reply::ok(Value::Object(bodies.collect()));
+        }
+        let Some(name) = targets.first() else {
+            return Reply::error(404, "index_not_found_exception", &format!("no such index [{}]", parts[0]));
+        };
+        match (method, &parts[1..]) {
             ("DELETE", []) => {
                 self.node.indexes.remove(name);
+                self.node.forget(name);
                 Reply::ok(json!({ "acknowledged": true }))
             }
-            ("GET", ["_count"]) => Reply::ok(json!({ "count": self.node.indexes[name].documents.len() })),
+            ("GET", ["_count"]) => {
+                let count: usize = targets.iter().map(|t| self.node.indexes[t].documents.len()).sum();
+                Reply::ok(json!({ "count": count }))
+            }
+            ("POST", ["_refresh"]) => Reply::ok(json!({ "_shards": { "total": 1, "successful": 1, "failed": 0 } })),
+            ("GET", ["_settings", _]) => {
+                let bodies = targets.iter().map(|t| {
+                    let index = &self.node.indexes[t];
+                    let mut flat: Map<String, Value> =
+                        index.settings.iter().map(|(k, v)| (format!("index.{k}"), v.clone())).collect();
+                    flat.insert("index.uuid".to_owned(), json!(index.uuid));
+                    (t.clone(), json!({ "settings": flat }))
+                });
+                Reply::ok(Value::Object(bodies.collect()))
+            }
             ("PUT", ["_settings"]) => {
                 let index = self.node.indexes.get_mut(name).expect("the index is there");
                 for (key, value) in body.as_object().into_iter().flatten() {
@@ -104,6 +127,7 @@ impl State {
                 }
                 Reply::ok(json!({ "acknowledged": true }))
             }
+            ("POST" | "GET", ["_search"]) => self.fake_search(&targets, body),
             ("PUT", ["_doc", id]) => self.put_document(name, id, body),
             _ => Reply {
                 status: 400,
@@ -112,7 +136,7 @@ impl State {
         }
     }
 
-    fn put_document(&mut self, name: &str, id: &str, body: &Value) -> Reply {
+    pub(super) fn put_document(&mut self, name: &str, id: &str, body: &Value) -> Reply {
         let pipeline = self.node.indexes[name].settings.get("default_pipeline").and_then(Value::as_str);
         let mut document = body.clone();
         if let Some(pipeline) = pipeline.filter(|p| *p != "_none") {
@@ -124,9 +148,7 @@ impl State {
                 return reply;
             }
         }
-        let index = self.node.indexes.get_mut(name).expect("the index is there");
-        index.documents.insert(id.to_owned(), document);
-        Reply { status: 201, body: json!({ "_index": name, "_id": id, "_version": 1, "result": "created" }) }
+        self.store(name, id, document)
     }
 
     /// Runs a pipeline over one document: the processors that our pipelines have.
@@ -161,6 +183,29 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// PUT, GET and DELETE of a pipeline.
+fn pipeline(pipelines: &mut BTreeMap<String, Value>, method: &str, name: &str, body: Value) -> Reply {
+    match method {
+        "PUT" => {
+            pipelines.insert(name.to_owned(), body);
+            Reply::ok(json!({ "acknowledged": true }))
+        }
+        "GET" => match pipelines.get(name) {
+            Some(pipeline) => Reply::ok(json!({ name: pipeline })),
+            None => Reply { status: 404, body: json!({}) },
+        },
+        _ => match pipelines.remove(name) {
+            Some(_) => Reply::ok(json!({ "acknowledged": true })),
+            None => Reply::error(404, "resource_not_found_exception", &format!("pipeline [{name}] is missing")),
+        },
+    }
+}
+
+/// All pipelines.
+pub(super) fn all(pipelines: &BTreeMap<String, Value>) -> Reply {
+    Reply::ok(json!(pipelines))
 }
 
 /// Refuses processors and options that 2.16 does not have.

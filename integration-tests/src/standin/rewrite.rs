@@ -10,17 +10,25 @@ use super::Reply;
 use super::http::Incoming;
 use super::state::State;
 
-/// The body to send on: of searches rewritten, of everything else as it came.
-pub(super) fn body(state: &State, incoming: &Incoming) -> Result<Bytes, Reply> {
+/// The body to send on: of searches rewritten, of search pipelines without what the node does not know, of everything
+/// else as it came. `default` is the model of queries that name none.
+pub(super) fn body(state: &State, incoming: &Incoming, default: Option<&str>) -> Result<Bytes, Reply> {
     if !state.options.neural_search {
         return Ok(incoming.body.clone());
+    }
+    if incoming.method == "PUT" && incoming.path.starts_with("/_search/pipeline/") {
+        let mut pipeline = incoming.json();
+        if let Some(Value::Array(processors)) = pipeline.get_mut("request_processors") {
+            processors.retain(|p| p.get("neural_query_enricher").is_none());
+        }
+        return Ok(pipeline.to_string().into());
     }
     if incoming.path.ends_with("/_search") {
         let mut query = incoming.json();
         if query.is_null() {
             return Ok(incoming.body.clone());
         }
-        rewrite(state, &mut query)?;
+        rewrite(state, &mut query, default)?;
         return Ok(query.to_string().into());
     }
     if incoming.path.ends_with("/_msearch") {
@@ -29,7 +37,7 @@ pub(super) fn body(state: &State, incoming: &Incoming) -> Result<Bytes, Reply> {
         for line in text.lines() {
             match serde_json::from_str::<Value>(line) {
                 Ok(mut query) => {
-                    rewrite(state, &mut query)?;
+                    rewrite(state, &mut query, default)?;
                     out.push_str(&query.to_string());
                 }
                 Err(_) => out.push_str(line),
@@ -42,22 +50,35 @@ pub(super) fn body(state: &State, incoming: &Incoming) -> Result<Bytes, Reply> {
 }
 
 /// Rewrites every `neural_sparse` in a query, however deep it stands.
-pub(super) fn rewrite(state: &State, value: &mut Value) -> Result<(), Reply> {
+pub(super) fn rewrite(state: &State, value: &mut Value, default: Option<&str>) -> Result<(), Reply> {
     match value {
-        Value::Array(values) => values.iter_mut().try_for_each(|v| rewrite(state, v)),
+        Value::Array(values) => values.iter_mut().try_for_each(|v| rewrite(state, v, default)),
         Value::Object(object) => {
             if let Some(clause) = object.remove("neural_sparse") {
-                let rewritten = clauses(state, &clause)?;
+                let rewritten = clauses(state, &clause, default)?;
                 object.extend(rewritten.as_object().cloned().unwrap_or_default());
                 return Ok(());
             }
-            object.values_mut().try_for_each(|v| rewrite(state, v))
+            object.values_mut().try_for_each(|v| rewrite(state, v, default))
         }
         _ => Ok(()),
     }
 }
 
-fn clauses(state: &State, clause: &Value) -> Result<Value, Reply> {
+/// The model that a search pipeline gives to queries that name none.
+pub(super) fn default_model(pipeline: &Value) -> Option<&str> {
+    let processors = pipeline.get("request_processors")?.as_array()?;
+    processors.iter().find_map(|p| p.get("neural_query_enricher")?.get("default_model_id")?.as_str())
+}
+
+/// The index or alias of a search whose sparse queries may need a default model.
+pub(super) fn needs_default(incoming: &Incoming) -> Option<&str> {
+    let target = incoming.path.strip_suffix("/_search")?.trim_matches('/');
+    let text = String::from_utf8_lossy(&incoming.body);
+    (text.contains("\"neural_sparse\"") && !text.contains("\"model_id\"")).then_some(target)
+}
+
+fn clauses(state: &State, clause: &Value, default: Option<&str>) -> Result<Value, Reply> {
     let refuse = |kind: &str, reason: String| Reply::error(400, kind, &reason);
     let Some((field, config)) = clause.as_object().and_then(|c| c.iter().next()) else {
         return Err(refuse("parsing_exception", "[neural_sparse] query has no field".to_owned()));
@@ -70,6 +91,7 @@ fn clauses(state: &State, clause: &Value) -> Result<Value, Reply> {
             return Err(refuse("illegal_argument_exception", "query_text field can not be empty".to_owned()));
         }
         (_, Value::String(text), Value::String(model)) => state.infer(model, text)?,
+        (_, Value::String(text), Value::Null) if default.is_some() => state.infer(default.unwrap_or_default(), text)?,
         _ => return Err(refuse("illegal_argument_exception", "query_text and model_id cannot be null".to_owned())),
     };
     if tokens.len() > 1024 {
@@ -112,7 +134,7 @@ mod tests {
             { "term": { "_id": "3" } },
             { "neural_sparse": { "embedding": { "query_tokens": { "neural": 2.0 }, "boost": 0.5 } } }
         ] } } });
-        rewrite(&state, &mut query).unwrap();
+        rewrite(&state, &mut query, None).unwrap();
         let clause = json!({ "rank_feature": { "field": "embedding.neural", "linear": {}, "boost": 2.0 } });
         assert_eq!(
             query.pointer("/query/hybrid/queries/1"),
@@ -137,7 +159,7 @@ mod tests {
             (json!({ "query_text": "x", "model_id": "nosuchmodel" }), "Failed to find model"),
         ] {
             let mut query = json!({ "query": { "neural_sparse": { "embedding": tokens } } });
-            let reply = rewrite(&state, &mut query).unwrap_err();
+            let reply = rewrite(&state, &mut query, None).unwrap_err();
             assert_eq!(reply.body["error"]["reason"], reason);
         }
     }

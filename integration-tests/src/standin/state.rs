@@ -1,13 +1,13 @@
 //! The stand-in's memory, and which part of it answers a request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::http::Incoming;
 use super::node::Node;
 use super::package::Loaded;
-use super::{Contents, Options, Reply, Strike};
+use super::{Contents, Options, Outage, Reply, Strike, rewrite};
 
 /// The only node of the cluster.
 pub(super) const NODE: &str = "standInNode";
@@ -34,6 +34,7 @@ pub(super) struct Model {
 
 /// A task as the stand-in keeps it.
 pub(super) struct Task {
+    pub(super) kind: &'static str,
     pub(super) model: String,
     pub(super) function: String,
     pub(super) error: Option<String>,
@@ -54,11 +55,17 @@ pub(super) struct State {
     pub(super) options: Options,
     pub(super) requests: Vec<String>,
     pub(super) fail: Option<(usize, Strike)>,
+    /// From which request on nothing is answered, and how.
+    pub(super) outage: Option<(usize, Outage)>,
     pub(super) models: BTreeMap<String, Model>,
     pub(super) tasks: BTreeMap<String, Task>,
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) node: Node,
+    /// Models whose file on the node is not what was uploaded.
+    pub(super) spoiled: BTreeSet<String>,
+    /// The name of the next model that is spoiled.
+    pub(super) to_spoil: Option<String>,
     /// Whether ML Commons' indexes were ever made.
     pub(super) had_models: bool,
     pub(super) had_groups: bool,
@@ -86,11 +93,14 @@ impl State {
             options,
             requests: Vec::new(),
             fail: None,
+            outage: None,
             models: BTreeMap::new(),
             tasks: BTreeMap::new(),
             groups: BTreeMap::new(),
             settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             node: Node::default(),
+            spoiled: BTreeSet::new(),
+            to_spoil: None,
             had_models: false,
             had_groups: false,
             ids: 0,
@@ -110,11 +120,18 @@ impl State {
         self.fail.filter(|(at, _)| *at == number).map(|(_, strike)| strike)
     }
 
+    /// Whether the cluster is out of reach at the request that was logged last.
+    pub(super) fn is_out(&self) -> Option<Outage> {
+        self.outage.filter(|(from, _)| self.requests.len() > *from).map(|(_, outage)| outage)
+    }
+
     pub(super) fn contents(&self) -> Contents {
         Contents {
             groups: self.groups.values().map(|g| g.name.clone()).collect(),
             models: self.models.values().map(|m| format!("{} {}", m.name, m.state)).collect(),
             pipelines: self.node.pipelines.keys().cloned().collect(),
+            search_pipelines: self.node.search_pipelines.keys().cloned().collect(),
+            aliases: self.node.aliases.iter().map(|(a, b)| format!("{a} {}", join(b.keys()))).collect(),
             indexes: self.node.indexes.keys().cloned().collect(),
         }
     }
@@ -139,6 +156,9 @@ impl State {
             }
             return Routed::Answer(self.ml(&incoming.method, rest, incoming));
         }
+        if path.starts_with("_search/pipeline") {
+            return self.search_pipeline(&path, incoming);
+        }
         if path == "_cluster/settings" {
             return self.cluster_settings(incoming);
         }
@@ -160,6 +180,35 @@ impl State {
         Routed::Upstream
     }
 
+    /// Search pipelines: a real node knows no `neural_query_enricher`, so it gets them without (see `rewrite`), and they
+    /// are told from here.
+    fn search_pipeline(&mut self, path: &str, incoming: &Incoming) -> Routed {
+        let name = path.trim_start_matches("_search/pipeline").trim_matches('/').to_owned();
+        let before_a_node = self.options.upstream.is_some();
+        match (incoming.method.as_str(), name.as_str()) {
+            ("GET", "") if self.node.search_pipelines.is_empty() && before_a_node => Routed::Upstream,
+            ("GET", "") => Routed::Answer(super::node::all(&self.node.search_pipelines)),
+            ("PUT", _) => {
+                let body = incoming.json();
+                let knows = self.options.neural_search;
+                if rewrite::default_model(&body).is_some() && !knows {
+                    let reason = "Invalid processor type neural_query_enricher";
+                    return Routed::Answer(Reply::error(400, "illegal_argument_exception", reason));
+                }
+                let reply = self.node.search_pipeline("PUT", &name, body);
+                if before_a_node { Routed::Upstream } else { Routed::Answer(reply) }
+            }
+            ("DELETE", _) if before_a_node => {
+                self.node.search_pipelines.remove(&name);
+                Routed::Upstream
+            }
+            (method, _) if !before_a_node || self.node.search_pipelines.contains_key(&name) => {
+                Routed::Answer(self.node.search_pipeline(method, &name, Value::Null))
+            }
+            _ => Routed::Upstream,
+        }
+    }
+
     /// What the node in memory answers.
     pub(super) fn fake_node(&mut self, incoming: &Incoming) -> Reply {
         let path = incoming.path.trim_matches('/').to_owned();
@@ -169,6 +218,7 @@ impl State {
                 "version": { "distribution": "opensearch", "number": "2.16.0", "lucene_version": "9.11.1" },
                 "tagline": "The OpenSearch Project: https://opensearch.org/"
             })),
+            (_, path) if path.ends_with("/_bulk") => self.fake_bulk(path, incoming),
             ("GET", "_cat/plugins") => self.after_upstream(incoming, Reply::ok(json!([]))),
             _ => self.fake_index(&incoming.method, &path, &incoming.json()),
         }
@@ -209,4 +259,8 @@ impl State {
         }
         Routed::Answer(Reply::ok(json!({ "acknowledged": true, "persistent": nested, "transient": {} })))
     }
+}
+
+fn join<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.cloned().collect::<Vec<_>>().join(",")
 }

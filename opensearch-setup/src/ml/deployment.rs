@@ -1,31 +1,32 @@
-//! From a package to a searchable index: group, models, ingest pipeline, index, and `deployment.json`, which
+//! From a package to a searchable index: group, models, pipelines, index, alias, and `deployment.json`, which
 //! every later command reads. What a failed run has made is taken back in reverse order.
 
 use std::path::{Path, PathBuf};
 
-use nsparse_core::{Cancel, DocumentTemplate, Progress};
-use serde_json::{Value, json};
+use nsparse_core::{Cancel, Progress};
+use serde_json::Value;
 
-use super::lifecycle::{self, Model};
-use super::messages::{Step, explain_error};
-use super::package::{ModelFile, PackageFiles};
-use super::plan::{self, Fields};
+use super::alias::{self, version_index};
+use super::apply::Run;
+use super::package::PackageFiles;
+use super::plan::Fields;
 use super::poll::Poll;
-use super::record::{Deployment, Made, ModelEntry, Side};
-use super::undeploy::take_back;
-use super::{group, register};
+use super::record::{Deployment, Made, Side};
+use super::uploads::Uploads;
+use super::versions;
 use crate::capabilities::Capabilities;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
-use crate::segments::VectorLayout;
 
 /// How to deploy.
 #[derive(Debug, Clone)]
 pub struct DeployOptions {
     /// The deployment's name; it marks what was made.
     pub name: String,
-    /// The index's name.
+    /// The index's name; with an alias it follows from the version.
     pub index: String,
+    /// The alias that applications search. Each package then becomes a version with an index `ALIAS-vN` of its own.
+    pub alias: Option<String>,
     /// The ingest pipeline's name.
     pub pipeline: String,
     /// The model group's name.
@@ -44,6 +45,8 @@ pub struct DeployOptions {
     pub poll: Poll,
     /// Bytes of one chunk, at most [`super::MAX_CHUNK_BYTES`].
     pub chunk_bytes: u64,
+    /// Where the cluster can fetch the package's zips by itself, instead of an upload: the address before their names.
+    pub url: Option<String>,
 }
 
 impl DeployOptions {
@@ -52,6 +55,7 @@ impl DeployOptions {
         Self {
             name: name.to_owned(),
             index: name.to_owned(),
+            alias: None,
             pipeline: format!("{name}-ingest"),
             group: format!("nsparse-{name}"),
             shards: 1,
@@ -61,21 +65,53 @@ impl DeployOptions {
             file: None,
             poll: Poll::default(),
             chunk_bytes: super::MAX_CHUNK_BYTES,
+            url: None,
         }
+    }
+
+    /// Versions behind an alias, after which group and deployment are named.
+    pub fn behind(alias: &str) -> Self {
+        Self { alias: Some(alias.to_owned()), ..Self::new(alias) }
+    }
+
+    /// The search pipeline's name.
+    pub(super) fn search_pipeline(&self) -> String {
+        format!("{}-search", self.index)
+    }
+
+    /// The same for one version behind the alias.
+    fn version(&self, alias: &str, number: u32) -> Self {
+        let index = version_index(alias, number);
+        Self { pipeline: format!("{index}-ingest"), index, ..self.clone() }
     }
 }
 
-/// Deploys a package; a second time it finds what is there and says so.
-///
-/// # Errors
-/// The first thing that fails; everything made so far is taken back, and what could not be is named.
-pub fn deploy(
-    cluster: &Cluster,
-    package_dir: &Path,
-    options: &DeployOptions,
-    cancel: &Cancel,
-    progress: &dyn Progress,
-) -> Result<Deployment> {
+/// Whether the cluster can give sparse queries a default model: from 2.13.
+pub(super) fn has_default_models(capabilities: &Capabilities) -> bool {
+    capabilities.neural_search && capabilities.version.at_least(2, 13)
+}
+
+/// What plan and apply begin with.
+pub(super) struct Prepared {
+    pub(super) package: PackageFiles,
+    /// With the names of this version.
+    pub(super) options: DeployOptions,
+    pub(super) side: Side,
+    pub(super) capabilities: Capabilities,
+    pub(super) notes: Vec<String>,
+    pub(super) cluster_uuid: String,
+    /// Where `deployment.json` lies.
+    pub(super) path: PathBuf,
+    /// The file as it is.
+    pub(super) previous: Option<Deployment>,
+    /// What an earlier run for the same version has made.
+    pub(super) carried: Vec<Made>,
+    /// The version's number and key, behind an alias.
+    pub(super) version: Option<(u32, String)>,
+}
+
+/// Reads the package, asks the cluster what it can do, and finds out which version this is. Nothing is changed.
+pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -> Result<Prepared> {
     let package = PackageFiles::open(package_dir)?;
     let capabilities = cluster.capabilities()?.clone();
     let mut notes = Vec::new();
@@ -93,42 +129,120 @@ pub fn deploy(
             format!("ML Commons takes 1 to {} bytes", super::MAX_CHUNK_BYTES),
         ));
     }
-    let uuid = cluster_uuid(cluster)?;
+    let cluster_uuid = cluster_uuid(cluster)?;
     let path = options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"));
-    let previous = previous(&path, options, &package, side, &uuid)?;
+    let previous = if path.is_file() { Some(Deployment::load(&path)?) } else { None };
+    if let Some(old) = &previous {
+        check_file(&path, old, options, &cluster_uuid)?;
+    }
+    let is_same = |old: &&Deployment| {
+        old.package == package.hashes()
+            && old.template == package.template
+            && old.side == side
+            && old.fields == options.fields
+    };
+    let (options, carried, version) = if let Some(alias) = &options.alias {
+        let key = versions::key(&package, side, &options.fields);
+        let known = previous.as_ref().and_then(|p| p.versions().into_iter().find(is_same));
+        let number = match known.and_then(|v| v.number) {
+            Some(number) => number,
+            None => next_number(cluster, alias, options, &key, previous.as_ref())?,
+        };
+        (options.version(alias, number), known.map(|v| v.made.clone()).unwrap_or_default(), Some((number, key)))
+    } else {
+        if let Some(old) = previous.as_ref().filter(|old| !is_same(old) || old.index != options.index) {
+            return Err(another_version(&path, old, options, &package, side));
+        }
+        (options.clone(), previous.as_ref().map(|p| p.made.clone()).unwrap_or_default(), None)
+    };
+    Ok(Prepared { package, options, side, capabilities, notes, cluster_uuid, path, previous, carried, version })
+}
+
+/// A version that is not in the file: one that a killed run has begun, else a new number.
+fn next_number(
+    cluster: &Cluster,
+    alias: &str,
+    options: &DeployOptions,
+    key: &str,
+    previous: Option<&Deployment>,
+) -> Result<u32> {
+    let there = alias::version_indexes(cluster, alias)?;
+    let begun =
+        there.iter().find(|v| v.deployment.as_deref() == Some(options.name.as_str()) && v.key.as_deref() == Some(key));
+    if let Some(begun) = begun {
+        return Ok(begun.number);
+    }
+    let in_file = previous.map(Deployment::versions).unwrap_or_default().into_iter().filter_map(|v| v.number).max();
+    let in_cluster = there.last().map(|v| v.number);
+    Ok(in_file.max(in_cluster).unwrap_or(0) + 1)
+}
+
+/// Deploys a package; a second time it finds what is there and says so.
+///
+/// # Errors
+/// The first thing that fails; everything made so far is taken back, and what could not be is named. Only of an upload
+/// that was cut off the model and its group stay, and the next run sends the rest.
+pub fn deploy(
+    cluster: &Cluster,
+    package_dir: &Path,
+    options: &DeployOptions,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<Deployment> {
+    let prepared = prepare(cluster, package_dir, options)?;
+    let Prepared { package, options, side, capabilities, path, .. } = &prepared;
     let mut run = Run {
         cluster,
         options,
         cancel,
         progress,
-        carried: previous.map(|p| p.made).unwrap_or_default(),
+        carried: &prepared.carried,
         kept: Vec::new(),
         made: Vec::new(),
-        notes,
+        notes: prepared.notes.clone(),
+        uploads: Uploads::open(path, &prepared.cluster_uuid),
+        cut: None,
     };
-    let done = run.everything(&package, side).and_then(|parts| {
-        let deployment = Deployment {
+    let key = prepared.version.as_ref().map(|(_, key)| key.as_str());
+    let done = run.everything(package, *side, key).and_then(|parts| {
+        let version = Deployment {
             name: options.name.clone(),
             cluster_url: cluster.url().to_owned(),
-            cluster_uuid: uuid,
+            cluster_uuid: prepared.cluster_uuid.clone(),
             version: capabilities.version.to_string(),
-            side,
+            side: *side,
             group_id: parts.group_id,
             document_model: parts.document,
             query_model: parts.query,
             pipeline: parts.pipeline,
+            search_pipeline: parts.search_pipeline,
             index: options.index.clone(),
+            alias: options.alias.clone(),
+            number: prepared.version.as_ref().map(|(number, _)| *number),
             fields: options.fields.clone(),
             template: package.template.clone(),
             vocabulary_size: package.vocabulary_size(),
             package: package.hashes(),
             made: run.kept.iter().chain(&run.made).cloned().collect(),
             notes: run.notes.clone(),
+            others: Vec::new(),
+            history: Vec::new(),
         };
-        deployment.save(&path)?;
+        let mut deployment = match prepared.previous.clone().filter(|_| options.alias.is_some()) {
+            Some(previous) => previous.with(version),
+            None => version,
+        };
+        deployment.note_served(&parts.behind);
+        deployment.save(path)?;
         Ok(deployment)
     });
-    done.map_err(|error| run.undo(error))
+    match done {
+        Ok(deployment) => {
+            run.uploads.forget();
+            Ok(deployment)
+        }
+        Err(error) => Err(run.undo(error)),
+    }
 }
 
 /// Chooses the side, or says why the one asked for is not possible.
@@ -180,292 +294,53 @@ fn cluster_uuid(cluster: &Cluster) -> Result<String> {
     Ok(cluster.get("/")?.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default().to_owned())
 }
 
-/// An earlier deployment in the same file: the same one, or a reason to stop.
-fn previous(
-    path: &Path,
-    options: &DeployOptions,
-    package: &PackageFiles,
-    side: Side,
-    uuid: &str,
-) -> Result<Option<Deployment>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let old = Deployment::load(path)?;
-    let differs = if old.name != options.name {
-        Some(format!("describes the deployment `{}`", old.name))
-    } else if old.cluster_uuid != uuid {
+/// Refuses a file that is about another deployment.
+fn check_file(path: &Path, old: &Deployment, options: &DeployOptions, uuid: &str) -> Result<()> {
+    let differs = if old.cluster_uuid != uuid {
         Some(format!("describes a deployment in another cluster ({})", old.cluster_url))
-    } else if old.package != package.hashes() {
-        Some("describes a deployment of another package".to_owned())
-    } else if old.side != side {
-        Some(format!("describes a deployment with `--side {}`", old.side))
-    } else if old.index != options.index || old.fields != options.fields {
-        Some(format!("describes a deployment with the index `{}` and other names", old.index))
+    } else if old.alias != options.alias {
+        Some(match &old.alias {
+            Some(alias) => format!("describes versions behind the alias `{alias}`"),
+            None => format!("describes a deployment with the index `{}` and no alias", old.index),
+        })
+    } else if old.name != options.name {
+        Some(format!("describes the deployment `{}`", old.name))
     } else {
         None
     };
-    match differs {
-        None => Ok(Some(old)),
-        Some(what) => Err(Error::usage(
-            format!("`{}` {what}", path.display()),
-            "undeploy it first, or give this deployment a file of its own",
-        )),
-    }
+    let Some(what) = differs else { return Ok(()) };
+    Err(Error::usage(
+        format!("`{}` {what}", path.display()),
+        "undeploy it first, or give this deployment a file of its own (`--deployment FILE`)",
+    ))
 }
 
-/// What stands in the cluster at the end.
-struct Parts {
-    group_id: Option<String>,
-    document: Option<ModelEntry>,
-    query: Option<ModelEntry>,
-    pipeline: Option<String>,
-}
-
-/// One run of deploy.
-struct Run<'a> {
-    cluster: &'a Cluster,
-    options: &'a DeployOptions,
-    cancel: &'a Cancel,
-    progress: &'a dyn Progress,
-    /// What the earlier deployment of the same name has made.
-    carried: Vec<Made>,
-    /// What was found and is ours from earlier.
-    kept: Vec<Made>,
-    /// What this run has made.
-    made: Vec<Made>,
-    notes: Vec<String>,
-}
-
-/// The group that this run works with.
-struct Group {
-    id: String,
-    ours: bool,
-}
-
-impl Run<'_> {
-    fn everything(&mut self, package: &PackageFiles, side: Side) -> Result<Parts> {
-        let mut parts = Parts { group_id: None, document: None, query: None, pipeline: None };
-        if side != Side::Client {
-            let group = self.group()?;
-            // The query model first: it is small, needs no libtorch, and shows early whether models can run.
-            parts.query = Some(self.model(&package.query, &group)?);
-            if side == Side::Cluster {
-                let document = self.model(&package.document, &group)?;
-                parts.pipeline = Some(self.pipeline(&package.template, &document.id)?);
-                parts.document = Some(document);
-            }
-            parts.group_id = Some(group.id);
-        }
-        self.index(parts.pipeline.as_deref())?;
-        self.cancel.check()?;
-        Ok(parts)
-    }
-
-    /// Whether an earlier run of this deployment has made it.
-    fn was_made(&self, made: &Made) -> bool {
-        self.carried.contains(made)
-    }
-
-    fn found(&mut self, made: Made, ours: bool) {
-        self.notes.push(format!("{made} was there already and is used as it is"));
-        if ours || self.was_made(&made) {
-            self.kept.push(made);
-        }
-    }
-
-    fn group(&mut self) -> Result<Group> {
-        let name = &self.options.group;
-        let mark = plan::mark(&self.options.name);
-        if let Some(found) = group::find(self.cluster, name)? {
-            let ours = found.description == mark;
-            let made = Made::Group { id: found.id.clone(), name: name.clone() };
-            self.found(made, ours);
-            return Ok(Group { id: found.id, ours });
-        }
-        let id = match group::register(self.cluster, name, &mark) {
-            Ok(id) => id,
-            Err(error) => {
-                // It may have arrived, with only its answer lost.
-                if let Ok(Some(found)) = group::find(self.cluster, name)
-                    && found.description == mark
-                {
-                    self.made.push(Made::Group { id: found.id, name: name.clone() });
-                }
-                return Err(error);
-            }
-        };
-        self.made.push(Made::Group { id: id.clone(), name: name.clone() });
-        Ok(Group { id, ours: true })
-    }
-
-    fn model(&mut self, file: &ModelFile, group: &Group) -> Result<ModelEntry> {
-        self.cancel.check()?;
-        let poll = &self.options.poll;
-        let entry = |model: &Model| ModelEntry {
-            id: model.id.clone(),
-            name: model.name.clone(),
-            sha256: file.sha256.clone(),
-            bytes: file.bytes,
-        };
-        let usable = ["DEPLOYED", "PARTIALLY_DEPLOYED", "DEPLOYING", "REGISTERED", "UNDEPLOYED"];
-        let mut found = group::find_models(self.cluster, file.name(), file.function(), &file.sha256)?;
-        found.retain(|f| usable.contains(&f.state.as_str()));
-        // Our own first, then those that run already.
-        found.sort_by_key(|f| {
-            let rank = usable.iter().position(|s| *s == f.state).unwrap_or(usable.len());
-            (f.group_id != group.id, rank)
-        });
-        if let Some(found) = found.into_iter().next() {
-            let model = found.model;
-            let ours = group.ours && found.group_id == group.id;
-            self.found(Made::Model { id: model.id.clone(), name: model.name.clone() }, ours);
-            let running = Made::Running { id: model.id.clone(), name: model.name.clone() };
-            if self.was_made(&running) {
-                self.kept.push(running.clone());
-            }
-            if found.state != "DEPLOYED" {
-                if !ours && !self.was_made(&running) {
-                    self.made.push(running);
-                }
-                self.run(&model)?;
-            }
-            return Ok(entry(&model));
-        }
-        let chunks = register::chunk_count(file.bytes, self.options.chunk_bytes);
-        let body = register::register_body(&file.body, chunks, Some(&group.id));
-        let model = register::register_meta(self.cluster, &body)?;
-        self.made.push(Made::Model { id: model.id.clone(), name: model.name.clone() });
-        register::upload(self.cluster, &model, file, self.options.chunk_bytes, self.cancel, self.progress)?;
-        register::wait_registered(self.cluster, &model, &file.sha256, poll, self.cancel)?;
-        self.run(&model)?;
-        Ok(entry(&model))
-    }
-
-    /// Deploys a registered model.
-    fn run(&mut self, model: &Model) -> Result<()> {
-        let task = self.progress.start(&format!("Deploying {}", model.name), 0);
-        let deployed = lifecycle::deploy(self.cluster, model, &self.options.poll, self.cancel)?;
-        if let Some(partial) = deployed.partial {
-            self.notes.push(partial);
-        }
-        drop(task);
-        Ok(())
-    }
-
-    fn pipeline(&mut self, template: &DocumentTemplate, model_id: &str) -> Result<String> {
-        self.cancel.check()?;
-        let name = &self.options.pipeline;
-        let path = format!("/_ingest/pipeline/{name}");
-        let subject = format!("ingest pipeline `{name}`");
-        let body = plan::pipeline(&self.options.name, template, &self.options.fields, model_id);
-        let made = Made::Pipeline { name: name.clone() };
-        let there = self.cluster.find(&path).map_err(|e| explain_error(Step::Pipeline, &subject, e))?;
-        if let Some(there) = there.as_ref().and_then(|t| t.get(name)) {
-            let ours = there.get("description") == body.get("description");
-            if *there == body {
-                self.found(made, ours);
-                return Ok(name.clone());
-            }
-            if !ours && !self.was_made(&made) {
-                return Err(Error::usage(
-                    format!("The cluster has another ingest pipeline `{name}` already"),
-                    "choose another name with `--pipeline`, or delete that one",
-                ));
-            }
-            self.cluster.put(&path, body).map_err(|e| explain_error(Step::Pipeline, &subject, e))?;
-            self.notes.push(format!("{subject} was there already and was renewed"));
-            self.kept.push(made);
-            return Ok(name.clone());
-        }
-        // Noted first: a PUT whose answer is lost may have arrived.
-        self.made.push(made);
-        self.cluster.put(&path, body).map_err(|e| explain_error(Step::Pipeline, &subject, e))?;
-        Ok(name.clone())
-    }
-
-    fn index(&mut self, pipeline: Option<&str>) -> Result<()> {
-        self.cancel.check()?;
-        let options = self.options;
-        let name = &options.index;
-        let path = format!("/{name}");
-        let subject = format!("index `{name}`");
-        let failed = |e| explain_error(Step::Index, &subject, e);
-        if let Some(there) = self.cluster.find(&path).map_err(failed)? {
-            let Some(there) = there.get(name) else {
-                return Err(Error::usage(
-                    format!("`{name}` is an alias in this cluster, not an index"),
-                    "choose another name with `--index`",
-                ));
-            };
-            let fields = &options.fields;
-            let mapping = there.pointer(&format!("/mappings/properties/{}", pointer(&fields.vector)));
-            let wanted = fields.segments.clone().map_or(VectorLayout::One, VectorLayout::Nested);
-            if VectorLayout::of(mapping) != wanted {
-                let kind = if fields.segments.is_some() { "nested field with segments" } else { "rank_features field" };
-                return Err(Error::usage(
-                    format!("The index `{name}` is there already, but its field `{}` is no {kind}", fields.vector),
-                    "choose another name with `--index`, or delete that index",
-                ));
-            }
-            let ours = there.pointer("/mappings/_meta/nsparse_deployment") == Some(&json!(options.name));
-            let made = Made::Index { name: name.clone(), uuid: index_uuid(there) };
-            let default = there.pointer("/settings/index/default_pipeline").and_then(Value::as_str);
-            if default != pipeline {
-                if !ours && !self.was_made(&made) {
-                    return Err(Error::usage(
-                        format!(
-                            "The index `{name}` is there already with the default pipeline {}, not {}",
-                            default.unwrap_or("(none)"),
-                            pipeline.unwrap_or("(none)")
-                        ),
-                        "choose another name with `--index`, or delete that index",
-                    ));
-                }
-                self.cluster
-                    .put(&format!("{path}/_settings"), json!({ "index.default_pipeline": pipeline }))
-                    .map_err(|e| explain_error(Step::Index, &subject, e))?;
-            }
-            self.found(made, ours);
-            return Ok(());
-        }
-        let body = plan::index(&options.name, options.shards, options.replicas, &options.fields, pipeline);
-        // Sent once: a second try of one that arrived would find the index there.
-        self.made.push(Made::Index { name: name.clone(), uuid: String::new() });
-        self.cluster.request(crate::client::Method::Put, &path, crate::client::Body::Json(body)).map_err(failed)?;
-        let there = self.cluster.get(&path).map_err(failed)?;
-        let uuid = there.get(name).map(index_uuid).unwrap_or_default();
-        self.made.pop();
-        self.made.push(Made::Index { name: name.clone(), uuid });
-        Ok(())
-    }
-
-    /// Takes back what this run has made, last first; the error then also names what could not be taken back.
-    fn undo(&self, error: Error) -> Error {
-        let mut left = Vec::new();
-        for made in self.made.iter().rev() {
-            match take_back(self.cluster, made, &self.options.name, &self.options.poll) {
-                Ok(_) => tracing::info!(%made, "taken back"),
-                Err(e) => left.push(format!("{made} ({e})")),
-            }
-        }
-        if left.is_empty() {
-            return error;
-        }
-        Error::Failed {
-            fault: error.fault(),
-            message: format!("{error}; and these could not be taken back: {}", left.join("; ")),
-            hint: error.hint(),
-        }
-    }
+/// Why a plain deployment cannot take the place of the one in the file.
+fn another_version(
+    path: &Path,
+    old: &Deployment,
+    options: &DeployOptions,
+    package: &PackageFiles,
+    side: Side,
+) -> Error {
+    let what = if old.package != package.hashes() || old.template != package.template {
+        "describes a deployment of another package".to_owned()
+    } else if old.side != side {
+        format!("describes a deployment with `--side {}`", old.side)
+    } else {
+        format!("describes a deployment with the index `{}` and other names", old.index)
+    };
+    Error::usage(
+        format!("`{}` {what}", path.display()),
+        format!(
+            "undeploy it first, or give this deployment a file of its own; to keep an old version serving while a new one \
+             is filled, deploy behind an alias: `--alias {}-live`",
+            options.index
+        ),
+    )
 }
 
 /// The uuid in an answer to `GET /{index}`.
 pub(super) fn index_uuid(index: &Value) -> String {
     index.pointer("/settings/index/uuid").and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// A field name as a part of a JSON pointer.
-fn pointer(field: &str) -> String {
-    field.replace('~', "~0").replace('/', "~1")
 }

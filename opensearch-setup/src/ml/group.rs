@@ -7,11 +7,15 @@ use super::messages::{Cause, Step, cause_of, explain_error};
 use crate::client::{Body, Cluster, Method};
 use crate::error::{Error, Result};
 
-/// A group found by its name.
+const GROUPS: &str = "/_plugins/_ml/model_groups/_search";
+
+/// A group found by its name or mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundGroup {
     /// Its id.
     pub id: String,
+    /// Its name.
+    pub name: String,
     /// Its description.
     pub description: String,
 }
@@ -22,11 +26,27 @@ pub struct FoundGroup {
 /// If the cluster does not answer.
 pub fn find(cluster: &Cluster, name: &str) -> Result<Option<FoundGroup>> {
     let query = json!({ "size": 1, "query": { "term": { "name.keyword": name } } });
-    let hits = search(cluster, "/_plugins/_ml/model_groups/_search", query, &format!("model group `{name}`"))?;
-    Ok(hits.first().and_then(|hit| {
-        let description = hit.pointer("/_source/description").and_then(Value::as_str).unwrap_or_default();
-        Some(FoundGroup { id: hit.get("_id")?.as_str()?.to_owned(), description: description.to_owned() })
-    }))
+    let hits = search(cluster, GROUPS, query, &format!("model group `{name}`"))?;
+    Ok(hits.first().and_then(group_of))
+}
+
+/// All groups that carry the mark of a deployment, in the order of their names.
+///
+/// # Errors
+/// If the cluster does not answer.
+pub fn marked(cluster: &Cluster) -> Result<Vec<FoundGroup>> {
+    let query = json!({ "size": 10_000, "query": { "match_all": {} } });
+    let hits = search(cluster, GROUPS, query, "model groups")?;
+    let mut found: Vec<FoundGroup> =
+        hits.iter().filter_map(group_of).filter(|g| g.description.starts_with(&super::plan::mark(""))).collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+fn group_of(hit: &Value) -> Option<FoundGroup> {
+    let text = |at: &str| hit.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let id = hit.get("_id")?.as_str()?.to_owned();
+    Some(FoundGroup { id, name: text("/_source/name"), description: text("/_source/description") })
 }
 
 /// Makes a group; gives its id.
@@ -66,6 +86,16 @@ pub struct FoundModel {
     pub state: String,
     /// Its group's id.
     pub group_id: String,
+    /// `SPARSE_ENCODING`, `SPARSE_TOKENIZE` or another of ML Commons' functions.
+    pub function: String,
+    /// sha256 of its zip, as registered.
+    pub sha256: String,
+    /// Size of its zip in bytes, as registered.
+    pub bytes: u64,
+    /// Chunks as registered; 0 where it was registered by URL.
+    pub total_chunks: u64,
+    /// When it was registered, in milliseconds since 1970.
+    pub created: u64,
 }
 
 /// Models of this name and function whose zip has this hash, in the order of their ids.
@@ -89,7 +119,7 @@ pub fn find_models(cluster: &Cluster, name: &str, function: &str, sha256: &str) 
 /// # Errors
 /// If the cluster does not answer.
 pub fn models_of(cluster: &Cluster, group_id: &str) -> Result<Vec<FoundModel>> {
-    let query = json!({ "size": 100, "query": { "bool": {
+    let query = json!({ "size": 10_000, "query": { "bool": {
         "filter": [{ "term": { "model_group_id": group_id } }],
         "must_not": [{ "exists": { "field": "chunk_number" } }]
     } } });
@@ -102,10 +132,16 @@ fn models(cluster: &Cluster, query: Value, subject: &str) -> Result<Vec<FoundMod
         .filter_map(|hit| {
             let source = hit.get("_source")?;
             let text = |key: &str| source.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let number = |key: &str| source.get(key).and_then(Value::as_u64).unwrap_or(0);
             Some(FoundModel {
                 model: Model { id: hit.get("_id")?.as_str()?.to_owned(), name: text("name") },
                 state: text("model_state"),
                 group_id: text("model_group_id"),
+                function: text("algorithm"),
+                sha256: text("model_content_hash_value"),
+                bytes: number("model_content_size_in_bytes"),
+                total_chunks: number("total_chunks"),
+                created: number("created_time"),
             })
         })
         .collect();

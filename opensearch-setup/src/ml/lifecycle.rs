@@ -121,6 +121,19 @@ pub fn wait_task(
     poll: &Poll,
     cancel: &Cancel,
 ) -> Result<Option<String>> {
+    task_end(cluster, task, step, subject, poll, cancel, &mut Cause::Unknown)
+}
+
+/// As [`wait_task`]; `cause` becomes the kind of cause of a failed task.
+fn task_end(
+    cluster: &Cluster,
+    task: &str,
+    step: Step,
+    subject: &str,
+    poll: &Poll,
+    cancel: &Cancel,
+    cause: &mut Cause,
+) -> Result<Option<String>> {
     poll.until(&format!("task {task} ({subject})"), cancel, || {
         let body = cluster
             .get(&format!("/_plugins/_ml/tasks/{task}"))
@@ -129,7 +142,11 @@ pub fn wait_task(
             "COMPLETED" => Ok(Seen::Done(None)),
             "COMPLETED_WITH_ERROR" => Ok(Seen::Done(Some(explain_task(step, subject, &body).message))),
             state @ ("CREATED" | "RUNNING") => Ok(Seen::NotYet(state.to_owned())),
-            _ => Err(explain_task(step, subject, &body).into()),
+            _ => {
+                let problem = explain_task(step, subject, &body);
+                *cause = problem.cause;
+                Err(problem.into())
+            }
         }
     })
 }
@@ -180,6 +197,21 @@ pub fn deploy(cluster: &Cluster, model: &Model, poll: &Poll, cancel: &Cancel) ->
     let task = start_deploy(cluster, model)?;
     let partial = wait_task(cluster, &task, Step::Deploy, &model.to_string(), poll, cancel)?;
     wait_deployed(cluster, model, partial.as_deref(), poll, cancel)
+}
+
+/// As [`deploy`], with the kind of cause beside an error.
+pub(super) fn deploy_or_why(
+    cluster: &Cluster,
+    model: &Model,
+    poll: &Poll,
+    cancel: &Cancel,
+) -> std::result::Result<Deployed, (Cause, Error)> {
+    let unknown = |error: Error| (Cause::Unknown, error);
+    let task = start_deploy(cluster, model).map_err(unknown)?;
+    let subject = model.to_string();
+    let mut cause = Cause::Unknown;
+    let partial = task_end(cluster, &task, Step::Deploy, &subject, poll, cancel, &mut cause).map_err(|e| (cause, e))?;
+    wait_deployed(cluster, model, partial.as_deref(), poll, cancel).map_err(unknown)
 }
 
 /// Asks a deployed model: for each text its tokens and weights.

@@ -4,17 +4,26 @@
 //! [`deploy`] does the whole; [`register`](mod@register), [`lifecycle`] and [`group`] are its single steps;
 //! [`messages`] explains what the cluster answers.
 
+pub mod alias;
+mod apply;
 pub mod deployment;
 pub mod group;
 pub mod lifecycle;
+mod looks;
 pub mod messages;
 pub mod package;
 pub mod plan;
 pub mod poll;
+pub mod preview;
+pub mod prune;
 pub mod record;
 pub mod register;
 mod rows;
+pub mod smoke;
+pub mod switch;
 pub mod undeploy;
+mod uploads;
+mod versions;
 
 pub use deployment::{DeployOptions, deploy};
 pub use lifecycle::{Deployed, Model, ModelInfo};
@@ -22,6 +31,9 @@ pub use messages::{Cause, Problem, Step, explain, explain_task};
 pub use package::{ModelFile, PackageFiles};
 pub use plan::Fields;
 pub use poll::Poll;
-pub use record::{Deployment, Made, ModelEntry, Side};
+pub use preview::{Action, Plan, Planned, plan_of};
+pub use prune::{OurModel, PruneReport, our_models, prune};
+pub use record::{Deployment, Made, ModelEntry, Served, Side};
 pub use register::MAX_CHUNK_BYTES;
+pub use switch::{SwitchOptions, SwitchReport, rollback_file, switch_file};
 pub use undeploy::{UndeployOptions, UndeployReport, undeploy, undeploy_file};

@@ -68,6 +68,14 @@ pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_
     })
 }
 
+/// The search pipeline: a `neural_sparse` query that names no model gets this one.
+pub fn search_pipeline(name: &str, model_id: &str) -> Value {
+    json!({
+        "description": mark(name),
+        "request_processors": [{ "neural_query_enricher": { "default_model_id": model_id } }]
+    })
+}
+
 /// The index: title and text with the english analyzer, the vector as `rank_features` or nested, and, where the cluster
 /// encodes, the pipeline as default.
 pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: Option<&str>) -> Value {

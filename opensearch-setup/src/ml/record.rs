@@ -87,6 +87,11 @@ pub enum Made {
         /// Its name.
         name: String,
     },
+    /// A search pipeline.
+    SearchPipeline {
+        /// Its name.
+        name: String,
+    },
     /// An index.
     Index {
         /// Its name.
@@ -103,12 +108,23 @@ impl fmt::Display for Made {
             Self::Model { id, name } => write!(f, "model `{name}` (id {id})"),
             Self::Running { id, name } => write!(f, "running state of model `{name}` (id {id})"),
             Self::Pipeline { name } => write!(f, "ingest pipeline `{name}`"),
+            Self::SearchPipeline { name } => write!(f, "search pipeline `{name}`"),
             Self::Index { name, .. } => write!(f, "index `{name}`"),
         }
     }
 }
 
-/// `deployment.json`: what stands in the cluster, so that later commands need only this file.
+/// What an alias stood for from some time on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The indexes behind the alias.
+    pub indexes: Vec<String>,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+}
+
+/// `deployment.json`: what stands in the cluster, so that later commands need only this file. With an alias it is
+/// about the version that the last command made or chose, and `others` holds the other versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
     /// The deployment's name.
@@ -129,8 +145,18 @@ pub struct Deployment {
     pub query_model: Option<ModelEntry>,
     /// The ingest pipeline, where the cluster encodes documents. Clients that send vectors name `_none` instead.
     pub pipeline: Option<String>,
+    /// The search pipeline that gives queries their model, where there is a query model: applications then send
+    /// `query_text` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_pipeline: Option<String>,
     /// The index.
     pub index: String,
+    /// The alias that applications search, where the deployment has versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    /// This version's number behind the alias, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
     /// Names of its fields.
     pub fields: Fields,
     /// The document template.
@@ -143,6 +169,12 @@ pub struct Deployment {
     pub made: Vec<Made>,
     /// What a person should know: what was reused, what is missing.
     pub notes: Vec<String>,
+    /// The other versions behind the alias, each without `others` and `history` of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Deployment>,
+    /// What the alias stands for, newest last; before it what a rollback goes back to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Served>,
 }
 
 impl Deployment {

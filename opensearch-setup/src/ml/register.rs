@@ -1,6 +1,6 @@
 //! Registering a model: its metadata, then its bytes in numbered chunks, then waiting for REGISTERED.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 
 use nsparse_core::{Cancel, Error as CoreError, Progress};
 use serde_json::{Map, Value};
@@ -75,11 +75,33 @@ pub fn upload(
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<()> {
+    upload_from(cluster, model, file, chunk_bytes, 0, &mut |_| Ok(()), cancel, progress)
+}
+
+/// As [`upload`], from chunk `first` on; `sent` hears how many chunks from the first on have arrived.
+///
+/// # Errors
+/// As [`upload`], and what `sent` reports.
+#[expect(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
+pub(super) fn upload_from(
+    cluster: &Cluster,
+    model: &Model,
+    file: &ModelFile,
+    chunk_bytes: u64,
+    first: u64,
+    sent: &mut dyn FnMut(u64) -> Result<()>,
+    cancel: &Cancel,
+    progress: &dyn Progress,
+) -> Result<()> {
     let chunks = chunk_count(file.bytes, chunk_bytes);
+    // The last chunk is what ends a registration: it is always sent.
+    let first = first.min(chunks - 1);
     let task = progress.start(&format!("Uploading {}", file.name()), file.bytes);
     let mut reader = std::fs::File::open(&file.zip).map_err(|e| CoreError::io("read", &file.zip, e))?;
-    let mut left = file.bytes;
-    for number in 0..chunks {
+    reader.seek(SeekFrom::Start(first * chunk_bytes)).map_err(|e| CoreError::io("read", &file.zip, e))?;
+    task.advance(first * chunk_bytes);
+    let mut left = file.bytes - first * chunk_bytes;
+    for number in first..chunks {
         cancel.check()?;
         let size = left.min(chunk_bytes);
         let mut bytes = Vec::with_capacity(size as usize);
@@ -91,10 +113,43 @@ pub fn upload(
             ));
         }
         upload_chunk(cluster, model, number, bytes)?;
+        sent(number + 1)?;
         left -= size;
         task.advance(size);
     }
     Ok(())
+}
+
+/// Lets the cluster fetch a zip by itself; gives the model once its registration has ended.
+///
+/// # Errors
+/// Why the cluster refuses it, explained; or that it did not end in time.
+pub fn by_url(
+    cluster: &Cluster,
+    file: &ModelFile,
+    url: &str,
+    group_id: Option<&str>,
+    poll: &Poll,
+    cancel: &Cancel,
+) -> Result<Model> {
+    const PATH: &str = "/_plugins/_ml/models/_register";
+    let mut body = register_body(&file.body, 0, group_id);
+    body.remove("total_chunks");
+    body.insert("url".to_owned(), url.into());
+    let subject = format!("model `{}`", file.name());
+    let answer = cluster.post(PATH, Value::Object(body)).map_err(|e| explain_error(Step::RegisterUrl, &subject, e))?;
+    let unexpected = |what: &str, answer: &Value| Error::Unexpected {
+        method: Method::Post.as_str(),
+        path: PATH.to_owned(),
+        message: format!("expected a `{what}`, got {answer}"),
+    };
+    let task = answer.get("task_id").and_then(Value::as_str).ok_or_else(|| unexpected("task_id", &answer))?;
+    lifecycle::wait_task(cluster, task, Step::RegisterUrl, &subject, poll, cancel)?;
+    let done = cluster
+        .get(&format!("/_plugins/_ml/tasks/{task}"))
+        .map_err(|e| explain_error(Step::Status, &format!("task {task}"), e))?;
+    let id = done.get("model_id").and_then(Value::as_str).ok_or_else(|| unexpected("model_id", &done))?;
+    Ok(Model { id: id.to_owned(), name: file.name().to_owned() })
 }
 
 /// Waits until the cluster has put the last chunk away, which it does after it has answered.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::deployment::index_uuid;
 use super::group;
 use super::lifecycle::{self, Model};
+use super::looks::Pipe;
 use super::messages::{Step, explain_error};
 use super::poll::Poll;
 use super::record::{Deployment, Made};
@@ -20,6 +21,8 @@ pub struct UndeployOptions {
     pub keep_index: bool,
     /// Delete the index even if it has documents.
     pub delete_index: bool,
+    /// Only this version behind the alias, which must not be served; everything where `None`.
+    pub version: Option<u32>,
     /// How the cluster's states are waited for.
     pub poll: Poll,
 }
@@ -43,8 +46,8 @@ pub struct UndeployReport {
 /// no error. One thing that cannot be taken back does not stop the others.
 ///
 /// # Errors
-/// Before anything is touched: if this is another cluster, or the index has documents and `options` does not say
-/// what becomes of them.
+/// Before anything is touched: if this is another cluster, or the version asked for is served, or an index has documents
+/// and `options` does not say what becomes of them.
 pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOptions) -> Result<UndeployReport> {
     let root = cluster.get("/")?;
     let uuid = root.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default();
@@ -54,14 +57,18 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
             "give the URL of the cluster that deployment.json names",
         ));
     }
+    let everything = match options.version {
+        None => deployment.everything_made(),
+        Some(number) => of_version(cluster, deployment, number)?,
+    };
     if !options.keep_index && !options.delete_index {
-        refuse_documents(cluster, deployment)?;
+        refuse_documents(cluster, &everything)?;
     }
     let mut report = UndeployReport::default();
-    for made in deployment.made.iter().rev() {
+    for made in everything.iter().rev() {
         let subject = made.to_string();
         if let (Made::Index { name, .. }, true) = (made, options.keep_index) {
-            match release(cluster, name, deployment.pipeline.as_deref()) {
+            match release(cluster, name, deployment.of_index(name).unwrap_or(deployment)) {
                 Ok(()) => report.kept.push(format!("{subject}: kept with its documents, as asked")),
                 Err(e) => report.failed.push(format!("default pipeline of {subject}: {e}")),
             }
@@ -90,13 +97,60 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
 pub fn undeploy_file(cluster: &Cluster, path: &Path, options: &UndeployOptions) -> Result<UndeployReport> {
     let mut deployment = Deployment::load(path)?;
     let report = undeploy(cluster, &deployment, options)?;
-    if report.left.is_empty() {
-        std::fs::remove_file(path).map_err(|e| nsparse_core::Error::io("delete", path, e))?;
-    } else {
-        deployment.made.clone_from(&report.left);
-        deployment.save(path)?;
+    let rest = match options.version.and_then(|number| deployment.numbered(number)).map(|v| v.index.clone()) {
+        Some(index) if report.left.is_empty() => deployment.without(&index),
+        Some(index) => {
+            let version = deployment.of_index(&index).cloned();
+            version.map(|version| {
+                let worked_on = deployment.index.clone();
+                deployment.with(Deployment { made: report.left.clone(), ..version }).working_on(&worked_on)
+            })
+        }
+        None if report.left.is_empty() => None,
+        None => {
+            deployment.others.iter_mut().for_each(|other| other.made.clear());
+            deployment.made.clone_from(&report.left);
+            Some(deployment)
+        }
+    };
+    match rest {
+        Some(rest) => rest.save(path)?,
+        None => std::fs::remove_file(path).map_err(|e| nsparse_core::Error::io("delete", path, e))?,
     }
     Ok(report)
+}
+
+/// What this version has made and no other version uses.
+fn of_version(cluster: &Cluster, deployment: &Deployment, number: u32) -> Result<Vec<Made>> {
+    let (Some(version), Some(alias)) = (deployment.numbered(number), &deployment.alias) else {
+        let there: Vec<String> = deployment.versions().iter().filter_map(|v| v.number).map(|n| n.to_string()).collect();
+        let there = if there.is_empty() { "no versions".to_owned() } else { format!("versions {}", there.join(", ")) };
+        return Err(Error::usage(
+            format!("The deployment `{}` has no version {number}: it has {there}", deployment.name),
+            "give one of these, or leave `--version` out to take back everything",
+        ));
+    };
+    if super::alias::behind(cluster, alias)?.contains_key(&version.index) {
+        return Err(Error::usage(
+            format!(
+                "Version {number} (`{}`) is what the alias `{alias}` serves; nothing was taken back",
+                version.index
+            ),
+            "serve another version first: `nsparse switch --to N` or `nsparse rollback`",
+        ));
+    }
+    let others: Vec<&Deployment> = deployment.versions().into_iter().filter(|v| v.index != version.index).collect();
+    let is_used = |made: &Made| {
+        others.iter().any(|o| o.made.contains(made))
+            || match made {
+                Made::Model { id, .. } | Made::Running { id, .. } => {
+                    others.iter().any(|o| o.model_ids().contains(&id.as_str()))
+                }
+                Made::Group { .. } => !others.is_empty(),
+                _ => false,
+            }
+    };
+    Ok(version.made.iter().filter(|made| !is_used(made)).cloned().collect())
 }
 
 /// How taking one thing back ended.
@@ -125,9 +179,10 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             }
             Ok(removed(cluster.delete(&path).map_err(failed)?.is_some()))
         }
-        Made::Pipeline { name } => {
-            let path = format!("/_ingest/pipeline/{name}");
-            let failed = |e| explain_error(Step::Delete, &format!("ingest pipeline `{name}`"), e);
+        Made::Pipeline { name } | Made::SearchPipeline { name } => {
+            let pipe = if matches!(made, Made::Pipeline { .. }) { Pipe::Ingest } else { Pipe::Search };
+            let path = pipe.path(name);
+            let failed = |e| explain_error(Step::Delete, &made.to_string(), e);
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let mark = there.get(name).and_then(|p| p.get("description"));
             if mark != Some(&json!(super::plan::mark(deployment))) {
@@ -164,8 +219,8 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
 }
 
 /// Stops before documents would be lost.
-fn refuse_documents(cluster: &Cluster, deployment: &Deployment) -> Result<()> {
-    for made in &deployment.made {
+fn refuse_documents(cluster: &Cluster, everything: &[Made]) -> Result<()> {
+    for made in everything {
         let Made::Index { name, .. } = made else { continue };
         let answer = cluster
             .find(&format!("/{name}/_count"))
@@ -181,13 +236,20 @@ fn refuse_documents(cluster: &Cluster, deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
-/// Takes the default pipeline off an index that stays, so that documents can still be indexed.
-fn release(cluster: &Cluster, index: &str, pipeline: Option<&str>) -> Result<()> {
-    if pipeline.is_none() || cluster.find(&format!("/{index}"))?.is_none() {
+/// Takes the default pipelines off an index that stays, so that documents can still be indexed and searched.
+fn release(cluster: &Cluster, index: &str, version: &Deployment) -> Result<()> {
+    let mut settings = Map::new();
+    if version.pipeline.is_some() {
+        settings.insert("index.default_pipeline".to_owned(), Value::Null);
+    }
+    if version.search_pipeline.is_some() {
+        settings.insert("index.search.default_pipeline".to_owned(), Value::Null);
+    }
+    if settings.is_empty() || cluster.find(&format!("/{index}"))?.is_none() {
         return Ok(());
     }
     cluster
-        .put(&format!("/{index}/_settings"), json!({ "index.default_pipeline": null }))
+        .put(&format!("/{index}/_settings"), Value::Object(settings))
         .map_err(|e| explain_error(Step::Index, &format!("index `{index}`"), e))?;
     Ok(())
 }

@@ -1,0 +1,365 @@
+//! Making what the cluster lacks of a deployment, in an order that can be taken back from its end. What is there is
+//! used; what a run that was killed has begun is gone on with.
+
+use nsparse_core::{Cancel, DocumentTemplate, Progress};
+use serde_json::{Value, json};
+
+use super::alias::{self, Behind};
+use super::deployment::{DeployOptions, has_default_models, index_uuid};
+use super::lifecycle::{self, Model};
+use super::looks::{self, Group, IndexLook, ModelLook, Pipe, PipeLook};
+use super::messages::{Cause, Step, explain_error};
+use super::package::{ModelFile, PackageFiles};
+use super::plan;
+use super::record::{Made, ModelEntry, Side};
+use super::undeploy::take_back;
+use super::uploads::Uploads;
+use super::{group, register};
+use crate::client::{Body, Cluster, Method};
+use crate::error::{Error, Result};
+
+/// What stands in the cluster at the end.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) group_id: Option<String>,
+    pub(super) document: Option<ModelEntry>,
+    pub(super) query: Option<ModelEntry>,
+    pub(super) pipeline: Option<String>,
+    pub(super) search_pipeline: Option<String>,
+    /// What the alias stands for, where there is one.
+    pub(super) behind: Behind,
+}
+
+/// One run of deploy.
+pub(super) struct Run<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) options: &'a DeployOptions,
+    pub(super) cancel: &'a Cancel,
+    pub(super) progress: &'a dyn Progress,
+    /// What the earlier deployment of the same name has made.
+    pub(super) carried: &'a [Made],
+    /// What was found and is ours from earlier.
+    pub(super) kept: Vec<Made>,
+    /// What this run has made.
+    pub(super) made: Vec<Made>,
+    pub(super) notes: Vec<String>,
+    pub(super) uploads: Uploads,
+    /// An upload that was cut and will be gone on with: its model and group stay.
+    pub(super) cut: Option<String>,
+}
+
+impl Run<'_> {
+    /// Everything; `version` is what tells this version of an alias from the others.
+    pub(super) fn everything(&mut self, package: &PackageFiles, side: Side, version: Option<&str>) -> Result<Parts> {
+        let mut parts = Parts::default();
+        // Before anything is made: names that cannot be had.
+        if let Some(alias) = &self.options.alias {
+            parts.behind = alias::behind(self.cluster, alias)?;
+        }
+        if side != Side::Client {
+            let group = self.group()?;
+            // The query model first: it is small, needs no libtorch, and shows early whether models can run.
+            let query = self.model(&package.query, &group)?;
+            if side == Side::Cluster {
+                let document = self.model(&package.document, &group)?;
+                parts.pipeline = Some(self.ingest_pipeline(&package.template, &document.id)?);
+                parts.document = Some(document);
+            }
+            parts.search_pipeline = self.search_pipeline(&query.id)?;
+            parts.query = Some(query);
+            parts.group_id = Some(group.id);
+        }
+        self.index(&parts, version)?;
+        if let Some(alias) = &self.options.alias {
+            parts.behind = self.alias(alias, parts.behind)?;
+        }
+        self.cancel.check()?;
+        Ok(parts)
+    }
+
+    /// Whether an earlier run of this deployment has made it.
+    fn was_made(&self, made: &Made) -> bool {
+        self.carried.contains(made)
+    }
+
+    fn found(&mut self, made: Made, ours: bool) {
+        self.notes.push(format!("{made} was there already and is used as it is"));
+        if ours || self.was_made(&made) {
+            self.kept.push(made);
+        }
+    }
+
+    fn group(&mut self) -> Result<Group> {
+        let name = &self.options.group;
+        if let Some(found) = looks::group(self.cluster, self.options)? {
+            self.found(Made::Group { id: found.id.clone(), name: name.clone() }, found.ours);
+            return Ok(found);
+        }
+        let id = match group::register(self.cluster, name, &plan::mark(&self.options.name)) {
+            Ok(id) => id,
+            Err(error) => {
+                // It may have arrived, with only its answer lost.
+                if let Ok(Some(found)) = looks::group(self.cluster, self.options)
+                    && found.ours
+                {
+                    self.made.push(Made::Group { id: found.id, name: name.clone() });
+                }
+                return Err(error);
+            }
+        };
+        self.made.push(Made::Group { id: id.clone(), name: name.clone() });
+        Ok(Group { id, ours: true })
+    }
+
+    fn model(&mut self, file: &ModelFile, group: &Group) -> Result<ModelEntry> {
+        self.cancel.check()?;
+        let entry = |model: Model| ModelEntry {
+            id: model.id,
+            name: model.name,
+            sha256: file.sha256.clone(),
+            bytes: file.bytes,
+        };
+        match looks::model(self.cluster, file, Some(group))? {
+            ModelLook::There { found, ours } => {
+                let model = found.model;
+                let made = Made::Model { id: model.id.clone(), name: model.name.clone() };
+                let running = Made::Running { id: model.id.clone(), name: model.name.clone() };
+                let was_ours = ours || self.was_made(&made);
+                self.found(made.clone(), ours);
+                if self.was_made(&running) {
+                    self.kept.push(running.clone());
+                }
+                if found.state == "DEPLOYED" {
+                    return Ok(entry(model));
+                }
+                if !was_ours && !self.was_made(&running) {
+                    self.made.push(running);
+                }
+                match self.run(&model) {
+                    Err((Cause::ContentChanged, error)) if was_ours => {
+                        self.kept.retain(|k| *k != made);
+                        Ok(entry(self.anew(file, group, &model, &error)?))
+                    }
+                    other => other.map(|()| entry(model)).map_err(|(_, error)| error),
+                }
+            }
+            ModelLook::Begun(begun) => {
+                let model = begun.model;
+                let chunks = register::chunk_count(file.bytes, self.options.chunk_bytes);
+                if begun.total_chunks != chunks && self.options.url.is_none() {
+                    self.notes.push(format!("{model} was registered in other chunks and never ended; it is made anew"));
+                    lifecycle::remove(self.cluster, &model, &self.options.poll)?;
+                    return Ok(entry(self.register(file, group)?));
+                }
+                self.made.push(Made::Model { id: model.id.clone(), name: model.name.clone() });
+                self.notes.push(format!("the registration of {model} that an earlier run began was gone on with"));
+                if self.options.url.is_none() {
+                    self.upload(&model, file)?;
+                }
+                register::wait_registered(self.cluster, &model, &file.sha256, &self.options.poll, self.cancel)?;
+                self.deploy_once_more(file, group, &model).map(entry)
+            }
+            ModelLook::Absent => {
+                let model = self.register(file, group)?;
+                self.deploy_once_more(file, group, &model).map(entry)
+            }
+        }
+    }
+
+    /// Deploys a model that this run has registered; a second time where a node had a stale file of its bytes.
+    fn deploy_once_more(&mut self, file: &ModelFile, group: &Group, model: &Model) -> Result<Model> {
+        match self.run(model) {
+            Ok(()) => Ok(model.clone()),
+            Err((Cause::ContentChanged, error)) => self.anew(file, group, model, &error),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Registers a model again under a new id, which no stale file on a node can spoil.
+    fn anew(&mut self, file: &ModelFile, group: &Group, old: &Model, error: &Error) -> Result<Model> {
+        self.notes.push(format!("{old} was registered anew: {error}"));
+        lifecycle::remove(self.cluster, old, &self.options.poll)?;
+        self.made.retain(|m| !matches!(m, Made::Model { id, .. } if *id == old.id));
+        let model = self.register(file, group)?;
+        self.run(&model).map_err(|(_, error)| error)?;
+        Ok(model)
+    }
+
+    /// Registers a model and brings its bytes there.
+    fn register(&mut self, file: &ModelFile, group: &Group) -> Result<Model> {
+        let poll = &self.options.poll;
+        if let Some(url) = &self.options.url {
+            let zip = file.zip.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let url = format!("{}/{zip}", url.trim_end_matches('/'));
+            let task = self.progress.start(&format!("The cluster fetches {}", file.name()), 0);
+            let model = register::by_url(self.cluster, file, &url, Some(&group.id), poll, self.cancel)?;
+            drop(task);
+            self.made.push(Made::Model { id: model.id.clone(), name: model.name.clone() });
+            register::wait_registered(self.cluster, &model, &file.sha256, poll, self.cancel)?;
+            return Ok(model);
+        }
+        let chunks = register::chunk_count(file.bytes, self.options.chunk_bytes);
+        let body = register::register_body(&file.body, chunks, Some(&group.id));
+        let model = register::register_meta(self.cluster, &body)?;
+        self.made.push(Made::Model { id: model.id.clone(), name: model.name.clone() });
+        self.upload(&model, file)?;
+        register::wait_registered(self.cluster, &model, &file.sha256, poll, self.cancel)?;
+        Ok(model)
+    }
+
+    fn upload(&mut self, model: &Model, file: &ModelFile) -> Result<()> {
+        let chunk_bytes = self.options.chunk_bytes;
+        let (uploads, sha256) = (&mut self.uploads, &file.sha256);
+        let first = uploads.sent(sha256, model, chunk_bytes);
+        if first > 0 {
+            let chunks = register::chunk_count(file.bytes, chunk_bytes);
+            self.notes.push(format!("{first} of {chunks} chunks of {model} had arrived already"));
+        }
+        let sent = &mut |sent| uploads.note(sha256, model, chunk_bytes, sent);
+        let cluster = self.cluster;
+        let done = register::upload_from(cluster, model, file, chunk_bytes, first, sent, self.cancel, self.progress);
+        if done.as_ref().is_err_and(Error::is_transient) {
+            self.cut = Some(model.id.clone());
+        }
+        done
+    }
+
+    /// Deploys a registered model; the kind of cause beside an error.
+    fn run(&mut self, model: &Model) -> std::result::Result<(), (Cause, Error)> {
+        let task = self.progress.start(&format!("Deploying {}", model.name), 0);
+        let deployed = lifecycle::deploy_or_why(self.cluster, model, &self.options.poll, self.cancel)?;
+        if let Some(partial) = deployed.partial {
+            self.notes.push(partial);
+        }
+        drop(task);
+        Ok(())
+    }
+
+    fn ingest_pipeline(&mut self, template: &DocumentTemplate, model_id: &str) -> Result<String> {
+        let name = self.options.pipeline.clone();
+        let body = plan::pipeline(&self.options.name, template, &self.options.fields, model_id);
+        self.pipeline(Pipe::Ingest, &name, body)?;
+        Ok(name)
+    }
+
+    /// The pipeline that names the query model; `None` where this version cannot have it.
+    fn search_pipeline(&mut self, model_id: &str) -> Result<Option<String>> {
+        if !has_default_models(self.cluster.capabilities()?) {
+            self.notes
+                .push("this version has no default model for sparse queries (from 2.13): name `model_id`".to_owned());
+            return Ok(None);
+        }
+        let name = self.options.search_pipeline();
+        self.pipeline(Pipe::Search, &name, plan::search_pipeline(&self.options.name, model_id))?;
+        Ok(Some(name))
+    }
+
+    fn pipeline(&mut self, pipe: Pipe, name: &str, body: Value) -> Result<()> {
+        self.cancel.check()?;
+        let made = pipe.made(name);
+        let path = pipe.path(name);
+        let put = |body| self.cluster.put(&path, body).map_err(|e| explain_error(Step::Pipeline, &made.to_string(), e));
+        match looks::pipeline(self.cluster, pipe, name, &body, self.was_made(&made))? {
+            PipeLook::Same { ours } => self.found(made, ours),
+            PipeLook::Differs => {
+                put(body)?;
+                self.notes.push(format!("{made} was there already and was renewed"));
+                self.kept.push(made);
+            }
+            PipeLook::Absent => {
+                // Noted even where it fails: a PUT whose answer is lost may have arrived.
+                let done = put(body);
+                self.made.push(made);
+                done?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, parts: &Parts, version: Option<&str>) -> Result<()> {
+        self.cancel.check()?;
+        let options = self.options;
+        let name = &options.index;
+        let path = format!("/{name}");
+        let subject = format!("index `{name}`");
+        let failed = |e| explain_error(Step::Index, &subject, e);
+        let (ingest, search) = (parts.pipeline.as_deref(), parts.search_pipeline.as_deref());
+        if let IndexLook::There { made, ours, changes } =
+            looks::index(self.cluster, options, ingest, search, |m| self.was_made(m))?
+        {
+            if !changes.is_empty() {
+                self.cluster.put(&format!("{path}/_settings"), Value::Object(changes)).map_err(failed)?;
+            }
+            self.found(made, ours);
+            return Ok(());
+        }
+        let mut body = plan::index(&options.name, options.shards, options.replicas, &options.fields, ingest);
+        if let Some(search) = search {
+            body["settings"]["index"]["search.default_pipeline"] = search.into();
+        }
+        if let Some(version) = version {
+            body["mappings"]["_meta"]["nsparse_version"] = version.into();
+        }
+        let models: Vec<&str> = [&parts.document, &parts.query].into_iter().flatten().map(|m| m.id.as_str()).collect();
+        if !models.is_empty() {
+            body["mappings"]["_meta"]["nsparse_models"] = json!(models);
+        }
+        // Sent once: a second try of one that arrived would find the index there.
+        self.made.push(Made::Index { name: name.clone(), uuid: String::new() });
+        self.cluster.request(Method::Put, &path, Body::Json(body)).map_err(failed)?;
+        let there = self.cluster.get(&path).map_err(failed)?;
+        let uuid = there.get(name).map(index_uuid).unwrap_or_default();
+        self.made.pop();
+        self.made.push(Made::Index { name: name.clone(), uuid });
+        Ok(())
+    }
+
+    /// A new alias stands for this version; one that is there stays as it is until it is switched.
+    fn alias(&mut self, alias: &str, behind: Behind) -> Result<Behind> {
+        let index = &self.options.index;
+        if behind.is_empty() {
+            alias::point(self.cluster, alias, &behind, std::slice::from_ref(index))?;
+            return alias::behind(self.cluster, alias);
+        }
+        if behind.contains_key(index) {
+            self.notes.push(format!("alias `{alias}` stands for `{index}` already"));
+        } else {
+            let now: Vec<&str> = behind.keys().map(String::as_str).collect();
+            self.notes.push(format!(
+                "alias `{alias}` stays on `{}`: ingest into `{index}`, then `nsparse switch`",
+                now.join("`, `")
+            ));
+        }
+        Ok(behind)
+    }
+
+    /// Takes back what this run has made, last first; the error then also names what could not be taken back. Of an
+    /// upload that was cut, model and group stay for the next run.
+    pub(super) fn undo(&mut self, error: Error) -> Error {
+        let mut left = Vec::new();
+        let cut = self.cut.take();
+        for made in self.made.iter().rev() {
+            match (&cut, made) {
+                (Some(cut), Made::Model { id, .. }) if id == cut => continue,
+                (Some(_), Made::Group { .. }) => continue,
+                _ => {}
+            }
+            match take_back(self.cluster, made, &self.options.name, &self.options.poll) {
+                Ok(_) => tracing::info!(%made, "taken back"),
+                Err(e) => left.push(format!("{made} ({e})")),
+            }
+        }
+        let mut message = error.to_string();
+        let mut hint = error.hint();
+        if cut.is_some() {
+            message.push_str("; what has arrived of the model stays in the cluster");
+            hint = Some("run the same command again: it goes on with the chunks that are missing".to_owned());
+        } else {
+            self.uploads.forget();
+        }
+        if !left.is_empty() {
+            message = format!("{message}; and these could not be taken back: {}", left.join("; "));
+        }
+        if left.is_empty() && cut.is_none() { error } else { Error::Failed { fault: error.fault(), message, hint } }
+    }
+}

@@ -8,6 +8,7 @@ use crate::bench::args::BenchArgs;
 use crate::commands::deploy::DeployArgs;
 use crate::commands::prune_models::PruneModelsArgs;
 use crate::commands::rollback::RollbackArgs;
+use crate::commands::status::StatusArgs;
 use crate::commands::switch::SwitchArgs;
 use crate::commands::tune_idf::TuneIdfArgs;
 use crate::commands::undeploy::UndeployArgs;
@@ -101,6 +102,9 @@ pub(crate) enum Command {
     /// Let an alias stand for what it stood for before
     #[command(after_help = crate::commands::rollback::EXAMPLES)]
     Rollback(RollbackArgs),
+    /// Show how a deployment or an index is doing: models, pipelines, documents, rates, nodes
+    #[command(after_help = crate::commands::status::EXAMPLES)]
+    Status(StatusArgs),
     /// Take back what a deploy made
     #[command(after_help = crate::commands::undeploy::EXAMPLES)]
     Undeploy(UndeployArgs),

@@ -79,6 +79,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Deploy(args) => commands::deploy::run(&args, printer),
         Command::Switch(args) => commands::switch::run(&args, printer),
         Command::Rollback(args) => commands::rollback::run(&args, printer),
+        Command::Status(args) => commands::status::run(&args, printer),
         Command::Undeploy(args) => commands::undeploy::run(&args, printer),
         Command::PruneModels(args) => commands::prune_models::run(&args, printer),
         Command::Ingest(args) => commands::ingest::run(&args, printer),

@@ -430,7 +430,9 @@ fn before_a_node_only_what_the_node_lacks_is_answered_here() {
     let cluster = cluster(&standin);
     let deployment = fixture.deploy(&cluster, &options()).unwrap();
     assert_eq!(deployment.side, Side::Cluster);
-    assert_eq!(node.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
+    // The node gets the search pipeline without the processor that it does not know.
+    let (indexes, search_pipelines) = (vec!["tiny".to_owned()], vec!["tiny-search".to_owned()]);
+    assert_eq!(node.contents(), Contents { indexes, search_pipelines, ..nothing() });
     assert_eq!(standin.contents().models.len(), 2);
     assert_eq!(standin.contents().pipelines, ["tiny-ingest"]);
     assert!(node.requests().iter().all(|r| !r.contains("_plugins")), "{:?}", node.requests());

@@ -12,6 +12,7 @@ use nsparse_trainer::run_folder::RunFolder;
 use nsparse_trainer::standing::{RunState, Standing};
 use serde::Serialize;
 
+use self::canvas::{Canvas, Look};
 use self::terminal::Terminal;
 use self::view::View;
 use crate::printer::Printer;
@@ -77,6 +78,47 @@ pub(crate) fn live(run: &mut RunFolder, every: Duration, cancel: &Cancel) -> any
     Ok(())
 }
 
+/// Shows what `look` says on the terminal, and again every so often, until a key or a signal ends it.
+///
+/// # Errors
+/// If the terminal fails, or `look` does.
+pub(crate) fn live_text(
+    every: Duration,
+    cancel: &Cancel,
+    mut look: impl FnMut() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let mut terminal = Terminal::open()?;
+    let mut text = String::new();
+    let mut looked: Option<Instant> = None;
+    let mut drawn = (0, 0);
+    while !cancel.is_cancelled() {
+        let is_due = looked.is_none_or(|at| at.elapsed() >= every);
+        if is_due {
+            text = look()?;
+            looked = Some(Instant::now());
+        }
+        let size = terminal.size();
+        if is_due || size != drawn {
+            drawn = size;
+            terminal.write(&draw_text(&text, size.0, size.1).to_terminal())?;
+        }
+        if terminal.keys()?.iter().any(|key| matches!(key, b'q' | b'Q')) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Lines of text, those without an indent in bold; what does not fit is cut.
+fn draw_text(text: &str, width: usize, height: usize) -> Canvas {
+    let mut canvas = Canvas::new(width, height);
+    for (row, line) in text.lines().enumerate() {
+        let look = if line.starts_with(' ') { Look::Plain } else { Look::Bold };
+        canvas.text(0, row, line, look);
+    }
+    canvas
+}
+
 /// Prints a line whenever the run has a new step, at most one in `every`, until it ends.
 ///
 /// # Errors
@@ -105,4 +147,14 @@ pub(crate) fn lines(run: &mut RunFolder, every: Duration, printer: &Printer, can
     }
     printer.text(View::of(run, None).state());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_at_the_terminals_edges() {
+        assert_eq!(draw_text("Models\n  one\n  two three\n  four", 7, 3).to_text(), "Models\n  one\n  two t");
+    }
 }

@@ -118,10 +118,13 @@ async fn answer(Shared(handler): Shared<Handler>, request: Request) -> Response 
 async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let struck = lock().log(&incoming);
-    match lock().is_out() {
+    let outage = lock().is_out();
+    match outage {
         Some(Outage::Unavailable) => return render(&Reply::error(503, "exception", "injected outage")),
         Some(Outage::Cut) => return cut(),
-        None => {}
+        // Until the client goes away.
+        Some(Outage::Silent { works: false }) => std::future::pending().await,
+        Some(Outage::Silent { works: true }) | None => {}
     }
     let injected = Reply::error(500, "exception", "injected failure");
     if struck == Some(Strike::Before) {
@@ -135,6 +138,9 @@ async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: I
             Some(url) => pass_on(state, url, incoming).await,
         },
     };
+    if outage.is_some() {
+        std::future::pending::<()>().await;
+    }
     if struck == Some(Strike::After) { render(&injected) } else { response }
 }
 

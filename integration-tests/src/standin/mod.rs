@@ -125,6 +125,11 @@ pub enum Outage {
     Unavailable,
     /// Connections are cut in mid-answer; requests do nothing.
     Cut,
+    /// Requests wait for an answer that never comes; whether they do their work is the flag.
+    Silent {
+        /// Whether requests do their work.
+        works: bool,
+    },
 }
 
 /// What stands in the cluster, by name.

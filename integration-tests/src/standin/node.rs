@@ -127,6 +127,14 @@ impl State {
                 }
                 Reply::ok(json!({ "acknowledged": true }))
             }
+            ("PUT", ["_mapping"]) => {
+                let index = self.node.indexes.get_mut(name).expect("the index is there");
+                // `_meta` is replaced as a whole.
+                if let Some(meta) = body.get("_meta") {
+                    index.mappings["_meta"] = meta.clone();
+                }
+                Reply::ok(json!({ "acknowledged": true }))
+            }
             ("POST" | "GET", ["_search"]) => self.fake_search(&targets, body),
             ("PUT", ["_doc", id]) => self.put_document(name, id, body),
             _ => Reply {

@@ -8,7 +8,7 @@ use std::fmt;
 use nsparse_core::Fault;
 use serde_json::Value;
 
-use super::rows::{ROWS, Row};
+use super::rows::{ROWS, Row, STATUSES, UNKNOWN};
 use crate::error::Error;
 
 /// What was being done when the answer came.
@@ -40,6 +40,44 @@ pub enum Step {
     Ingest,
     /// Searching.
     Search,
+}
+
+impl Cause {
+    /// All of them, in the order in which they are told.
+    pub(super) const ALL: [Self; 13] = [
+        Self::SwitchedOff,
+        Self::NoMlCommons,
+        Self::NoEligibleNode,
+        Self::Limit,
+        Self::Natives,
+        Self::ContentChanged,
+        Self::Package,
+        Self::State,
+        Self::NotFound,
+        Self::Exists,
+        Self::Denied,
+        Self::Request,
+        Self::Unknown,
+    ];
+
+    /// A heading for its rows.
+    pub(super) fn heading(self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "Switched off in the cluster",
+            Self::NoMlCommons => "Plugins that are missing",
+            Self::NoEligibleNode => "No node may run models",
+            Self::Limit => "Memory, disk and limits",
+            Self::Natives => "libtorch on the nodes",
+            Self::ContentChanged => "Bytes that are not those registered",
+            Self::Package => "The package",
+            Self::State => "The model's or group's state",
+            Self::NotFound => "Gone, or never there",
+            Self::Exists => "There already",
+            Self::Denied => "Users and permissions",
+            Self::Request => "Requests of other programs",
+            Self::Unknown => "Anything else",
+        }
+    }
 }
 
 impl Step {
@@ -260,26 +298,8 @@ fn known(step: Step, subject: &str, row: &Row, quoted: &str, place: &str) -> Pro
 }
 
 fn unknown(step: Step, subject: &str, status: u16, quoted: &str, place: &str) -> Problem {
-    let (cause, hint, fault) = match status {
-        401 => (
-            Cause::Denied,
-            "the cluster does not know this user or password: check the user name, the password and the URL",
-            Fault::Usage,
-        ),
-        403 => (
-            Cause::Denied,
-            "this user may not do that: it needs the role ml_full_access, and rights to manage the index and the \
-             ingest pipeline",
-            Fault::Usage,
-        ),
-        404 => (Cause::NotFound, "it is not in this cluster: check the URL and the id", Fault::World),
-        429 => (Cause::Limit, "the cluster has too much to do: wait and run the same command again", Fault::World),
-        _ => (
-            Cause::Unknown,
-            "nsparse does not know this answer; the log of the OpenSearch node has the whole error",
-            Fault::World,
-        ),
-    };
+    let row = STATUSES.iter().find(|row| row.status == status).unwrap_or(&UNKNOWN);
+    let (cause, hint, fault) = (row.cause, row.hint, row.fault);
     Problem {
         cause,
         message: format!("Failed to {} {subject}: the cluster says \"{}\" ({place})", step.verb(), cut(quoted)),

@@ -75,13 +75,13 @@ pub fn upload(
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<()> {
-    upload_from(cluster, model, file, chunk_bytes, 0, &mut |_| Ok(()), cancel, progress)
+    upload_from(cluster, model, file, chunk_bytes, 0, &mut |_| {}, cancel, progress)
 }
 
 /// As [`upload`], from chunk `first` on; `sent` hears how many chunks from the first on have arrived.
 ///
 /// # Errors
-/// As [`upload`], and what `sent` reports.
+/// As [`upload`].
 #[expect(clippy::too_many_arguments, reason = "each is a different thing; a struct would only rename them")]
 pub(super) fn upload_from(
     cluster: &Cluster,
@@ -89,7 +89,7 @@ pub(super) fn upload_from(
     file: &ModelFile,
     chunk_bytes: u64,
     first: u64,
-    sent: &mut dyn FnMut(u64) -> Result<()>,
+    sent: &mut dyn FnMut(u64),
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<()> {
@@ -113,7 +113,7 @@ pub(super) fn upload_from(
             ));
         }
         upload_chunk(cluster, model, number, bytes)?;
-        sent(number + 1)?;
+        sent(number + 1);
         left -= size;
         task.advance(size);
     }

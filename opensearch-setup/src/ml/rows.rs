@@ -34,6 +34,52 @@ const fn row(
     Row { text, steps, cause, fault, says, hint }
 }
 
+/// What is known of an answer with this HTTP status whose words no row knows.
+#[derive(Debug)]
+pub(super) struct Status {
+    pub(super) status: u16,
+    pub(super) cause: Cause,
+    pub(super) fault: Fault,
+    pub(super) hint: &'static str,
+}
+
+/// By HTTP status.
+pub(super) const STATUSES: &[Status] = &[
+    Status {
+        status: 401,
+        cause: Cause::Denied,
+        fault: Fault::Usage,
+        hint: "the cluster does not know this user or password: check the user name, the password and the URL",
+    },
+    Status {
+        status: 403,
+        cause: Cause::Denied,
+        fault: Fault::Usage,
+        hint: "this user may not do that: it needs the role ml_full_access, and rights to manage the index and the \
+               ingest pipeline",
+    },
+    Status {
+        status: 404,
+        cause: Cause::NotFound,
+        fault: Fault::World,
+        hint: "it is not in this cluster: check the URL and the id",
+    },
+    Status {
+        status: 429,
+        cause: Cause::Limit,
+        fault: Fault::World,
+        hint: "the cluster has too much to do: wait and run the same command again",
+    },
+];
+
+/// Every other answer.
+pub(super) const UNKNOWN: Status = Status {
+    status: 0,
+    cause: Cause::Unknown,
+    fault: Fault::World,
+    hint: "nsparse does not know this answer; the log of the OpenSearch node has the whole error",
+};
+
 const PACKAGE_HINT: &str = "make the package again with `nsparse export` and deploy that";
 const REGISTER_AGAIN: &str = "run `nsparse deploy` again: the package is then registered and uploaded anew";
 
@@ -58,6 +104,43 @@ pub(super) const ROWS: &[Row] = &[
         "this cluster does not take models by URL",
         "deploy with `nsparse deploy`, which uploads the package in chunks, or set \
          plugins.ml_commons.allow_registering_model_via_url to true",
+    ),
+    row(
+        "Local Model is currently disabled",
+        EVERYWHERE,
+        Cause::SwitchedOff,
+        Fault::World,
+        "this cluster runs no models of its own",
+        "an administrator can allow it: PUT /_cluster/settings {\"persistent\": \
+         {\"plugins.ml_commons.local_model.enabled\": true}}; or deploy with `--side client`, which needs no model in the \
+         cluster",
+    ),
+    row(
+        "have privilege to perform this operation on this model",
+        EVERYWHERE,
+        Cause::Denied,
+        Fault::Usage,
+        "model access control is on, and this user may not use the model's group",
+        "work as the user who deployed, or have an administrator (role ml_full_access) share the group with this user's \
+         backend roles",
+    ),
+    row(
+        "have permissions to perform this operation on this model",
+        EVERYWHERE,
+        Cause::Denied,
+        Fault::Usage,
+        "model access control is on, and this user may not use the model's group",
+        "work as the user who deployed, or have an administrator (role ml_full_access) share the group with this user's \
+         backend roles",
+    ),
+    row(
+        "no permissions for [",
+        EVERYWHERE,
+        Cause::Denied,
+        Fault::Usage,
+        "the security plugin does not let this user do it",
+        "have an administrator give the user a role with the permission named: ml_full_access for models, and rights to \
+         manage the index, its aliases and pipelines",
     ),
     row(
         "no handler found for uri",
@@ -119,6 +202,15 @@ pub(super) const ROWS: &[Row] = &[
         "the node runs as many ML tasks as it may",
         "wait for the other tasks and run the same command again, or raise \
          plugins.ml_commons.max_deploy_model_tasks_per_node and max_ml_task_per_node",
+    ),
+    row(
+        "Failed to Validate Access for ModelId",
+        EVERYWHERE,
+        Cause::Limit,
+        Fault::World,
+        "the cluster could not look the model up; it says so too when a memory circuit breaker is open",
+        "look at the nodes' memory with `nsparse status`; free memory or undeploy models that nobody uses, then run the \
+         same command again",
     ),
     // The model's content.
     row(
@@ -546,6 +638,30 @@ pub(super) const ROWS: &[Row] = &[
         Fault::Usage,
         "the query has more tokens than the engine allows clauses",
         "shorten the query, or raise indices.query.bool.max_clause_count (1024 by default)",
+    ),
+    row(
+        "an index exists with the same name as the alias",
+        EVERYWHERE,
+        Cause::Exists,
+        Fault::Usage,
+        "an index has the alias's name",
+        "choose another name with `--alias`, or delete that index",
+    ),
+    row(
+        "is not defined",
+        &[Step::Search],
+        Cause::NotFound,
+        Fault::World,
+        "the search pipeline that the index names is gone",
+        "run the same `nsparse deploy` again: it makes the pipeline anew",
+    ),
+    row(
+        "pipeline with id [",
+        &[Step::Ingest],
+        Cause::NotFound,
+        Fault::World,
+        "the ingest pipeline that the index names is gone",
+        "run the same `nsparse deploy` again: it makes the pipeline anew",
     ),
     row(
         "resource_already_exists_exception",

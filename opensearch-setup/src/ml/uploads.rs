@@ -8,7 +8,6 @@ use nsparse_core::files;
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Model;
-use crate::error::Result;
 
 /// One upload on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,14 +51,13 @@ impl Uploads {
         known.filter(|u| u.id == model.id && u.chunk_bytes == chunk_bytes).map_or(0, |u| u.sent)
     }
 
-    /// Notes that the first `sent` chunks have arrived.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub(super) fn note(&mut self, sha256: &str, model: &Model, chunk_bytes: u64, sent: u64) -> Result<()> {
+    /// Notes that the first `sent` chunks have arrived. Where that cannot be written, a later run sends them again.
+    pub(super) fn note(&mut self, sha256: &str, model: &Model, chunk_bytes: u64, sent: u64) {
         let upload = Upload { id: model.id.clone(), chunk_bytes, sent };
         self.contents.uploads.insert(sha256.to_owned(), upload);
-        Ok(files::write_json(&self.path, &self.contents)?)
+        if let Err(error) = files::write_json(&self.path, &self.contents) {
+            tracing::warn!(%error, "the chunks that have arrived cannot be noted");
+        }
     }
 
     /// Forgets everything: all is registered, or taken back.
@@ -83,7 +81,7 @@ mod tests {
         let model = Model { id: "m".to_owned(), name: "n".to_owned() };
         let mut uploads = Uploads::open(&file, "c");
         assert_eq!(uploads.sent("s", &model, 10), 0);
-        uploads.note("s", &model, 10, 3).unwrap();
+        uploads.note("s", &model, 10, 3);
         let again = Uploads::open(&file, "c");
         assert_eq!(again.sent("s", &model, 10), 3);
         let other = Model { id: "o".to_owned(), name: "n".to_owned() };

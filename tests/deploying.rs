@@ -1,0 +1,160 @@
+//! The program against the stand-in for a cluster with ML Commons: a plan as it is read, two versions behind an alias,
+//! and a deploy that is killed at every request.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
+use nsparse_integration_tests::cli::{Nsparse, wait_until};
+use nsparse_integration_tests::random_model::{Shape, write};
+use nsparse_integration_tests::standin::{Contents, Options, Outage, StandIn};
+use nsparse_opensearch::{Cluster, ClusterConfig};
+use serde_json::{Value, json};
+
+/// The program with two packages.
+fn with_packages(url: &str) -> Nsparse {
+    let mut nsparse = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
+    nsparse.set("NSPARSE_URL", url);
+    for (number, name) in [("1", "tiny"), ("2", "tiny2")] {
+        write(&nsparse.path(&format!("model{number}")), &Shape::small(), 5).unwrap();
+        nsparse.ok(&format!("export model{number} --out package{number} --name {name}"));
+    }
+    nsparse
+}
+
+fn standin() -> StandIn {
+    // Every document gets these weights; that is enough to be found by.
+    let encode = std::sync::Arc::new(|_: &str| [("search".to_owned(), 1.0), ("engine".to_owned(), 0.5)].into());
+    StandIn::start(Options { encode, lag: 0, ..Options::default() })
+}
+
+fn fill(standin: &StandIn, index: &str, count: usize) {
+    let cluster = Cluster::connect(&ClusterConfig::new(standin.url())).unwrap();
+    for i in 0..count {
+        cluster.put(&format!("/{index}/_doc/{i}"), json!({ "title": "search engine", "text": "index" })).unwrap();
+    }
+}
+
+/// Hashes, sizes, ids and addresses are this run's own.
+fn steady(text: &str) -> String {
+    let mut out = String::new();
+    for word in text.split_inclusive([' ', '\n', ',']) {
+        let bare = word.trim_end_matches([' ', '\n', ',']);
+        let end = &word[bare.len()..];
+        let steady = if bare.ends_with('…') && bare.len() == 15 {
+            "[hash]…"
+        } else if bare.starts_with("http://127") {
+            "[url]"
+        } else if bare.starts_with("model----") || bare.starts_with("(model----") {
+            "[id]"
+        } else if bare.len() >= 4 && bare.chars().all(|c| c.is_ascii_digit()) {
+            "[number]"
+        } else {
+            bare
+        };
+        out.push_str(steady);
+        out.push_str(end);
+    }
+    out
+}
+
+#[test]
+fn two_versions_behind_an_alias_as_an_operator_sees_them() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    let mut shown = String::new();
+    let mut run = |arguments: &str| {
+        let outcome = nsparse.run(arguments);
+        shown.push_str(&format!("$ nsparse {arguments}\n{}\n", steady(&nsparse.shown(&outcome))));
+        outcome
+    };
+    run("deploy package1 --alias articles --plan");
+    run("deploy package1 --alias articles");
+    run("deploy package1 --plan");
+    fill(&standin, "articles-v1", 3);
+    run("deploy package2 --plan");
+    run("deploy package2");
+    let refused = run("switch");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    fill(&standin, "articles-v2", 3);
+    run("switch");
+    run("switch");
+    run("rollback");
+    run("switch --to 2");
+    run("prune-models");
+    run("undeploy --version 1 --delete-index");
+    run("undeploy --delete-index");
+    insta::assert_snapshot!("operator", shown);
+    assert_eq!(standin.contents(), Contents::default());
+}
+
+#[test]
+fn what_programs_read() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    let plan = nsparse.json("deploy package1 --alias articles --plan");
+    assert_eq!((&plan["changes_nothing"], &plan["plan"]["number"]), (&json!(false), &json!(1)));
+    assert_eq!(
+        plan["plan"]["items"][0],
+        json!({ "action": "create", "kind": "model group", "name": "nsparse-articles", "detail": "" })
+    );
+    let deployed = nsparse.json("deploy package1 --alias articles");
+    assert_eq!(deployed["deployment"]["index"], "articles-v1");
+    assert_eq!(nsparse.json("deploy package1 --plan")["changes_nothing"], true);
+    fill(&standin, "articles-v1", 2);
+    let switched = nsparse.json("switch");
+    assert_eq!((&switched["changed"], &switched["to_documents"]), (&json!(false), &json!(2)));
+    assert_eq!(nsparse.json("prune-models")["unused"], 0);
+    // Flags that contradict each other are wrong use.
+    assert_eq!(nsparse.run("deploy package1 --alias a --index b").code, Some(2));
+    assert_eq!(nsparse.run("deploy package1 --alias a --pipeline b").code, Some(2));
+}
+
+/// What is there at the end, whatever the ids.
+fn end(standin: &StandIn, nsparse: &Nsparse) -> (Contents, Value, Value) {
+    let mut contents = standin.contents();
+    contents.models.sort();
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    (contents, file["number"].clone(), file["history"][0]["indexes"].clone())
+}
+
+#[test]
+fn a_deploy_that_is_killed_at_any_request_and_repeated_comes_to_the_same_end() {
+    let good = standin();
+    let nsparse = with_packages(good.url());
+    nsparse.ok("deploy package1 --alias articles");
+    let first = good.requests().len();
+    nsparse.ok("deploy package2");
+    let requests = good.requests();
+    let wanted = end(&good, &nsparse);
+    // The first deploy, and that of a second version beside the first.
+    for (arguments, before, from, to) in [
+        ("deploy package1 --alias articles", None, 0, first),
+        ("deploy package2 --alias articles", Some("deploy package1 --alias articles"), first, requests.len()),
+    ] {
+        for n in 0..to - from {
+            let works = n % 2 == 1;
+            let standin = standin();
+            let mut killed = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
+            killed.set("NSPARSE_URL", standin.url());
+            for package in ["package1", "package2"] {
+                killed.copy(&nsparse.path(package), package);
+            }
+            if let Some(before) = before {
+                killed.ok(before);
+            }
+            let seen = standin.requests().len();
+            standin.out_of_reach(n, Outage::Silent { works });
+            let mut child = killed.spawn(arguments);
+            wait_until(&mut child, "the request at which it is killed", || standin.requests().len() > seen + n);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            standin.mend();
+            let what = format!("killed at {} ({})", requests[from + n], if works { "arrived" } else { "lost" });
+            let aliases = standin.contents().aliases;
+            assert!(aliases.is_empty() || aliases == ["articles articles-v1"], "{what}: {aliases:?}");
+            killed.ok(arguments);
+            if before.is_none() {
+                killed.ok("deploy package2");
+            }
+            assert_eq!(end(&standin, &killed), wanted, "{what}");
+        }
+    }
+}

@@ -13,12 +13,12 @@ use nsparse_opensearch::{Cluster, ClusterConfig, Error, RetryPolicy};
 use tempfile::TempDir;
 
 /// Two small models with their packages.
-pub struct Fixture {
+pub(crate) struct Fixture {
     folder: TempDir,
 }
 
 impl Fixture {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let fixture = Self { folder: tempfile::tempdir().unwrap() };
         for (number, name) in [("", "tiny"), ("2", "tiny2")] {
             let model = fixture.path(&format!("model{number}"));
@@ -28,47 +28,52 @@ impl Fixture {
         fixture
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
     }
 
-    pub fn package(&self, name: &str) -> PathBuf {
+    pub(crate) fn package(&self, name: &str) -> PathBuf {
         self.path(name)
     }
 
-    pub fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.path("deployment.json")
     }
 
-    pub fn load(&self) -> Deployment {
+    pub(crate) fn load(&self) -> Deployment {
         Deployment::load(&self.file()).unwrap()
     }
 
     /// For the stand-in's document models.
-    pub fn encode(&self) -> EncodeText {
+    pub(crate) fn encode(&self) -> EncodeText {
         let model = self.path("model");
         encode_with(move || SparseEncoder::load(&model, Device::Cpu).unwrap())
     }
 
-    pub fn deploy(&self, package: &str, cluster: &Cluster, options: &DeployOptions) -> Result<Deployment, Error> {
+    pub(crate) fn deploy(
+        &self,
+        package: &str,
+        cluster: &Cluster,
+        options: &DeployOptions,
+    ) -> Result<Deployment, Error> {
         deploy(cluster, &self.package(package), options, &never(), &NoProgress)
     }
 }
 
 /// A client that tries a second time and then gives up.
-pub fn cluster(standin: &StandIn) -> Cluster {
+pub(crate) fn cluster(standin: &StandIn) -> Cluster {
     at(standin.url())
 }
 
-pub fn at(url: &str) -> Cluster {
+pub(crate) fn at(url: &str) -> Cluster {
     let retry = RetryPolicy { min_delay: Duration::from_millis(1), retries: 1, ..RetryPolicy::default() };
     Cluster::connect_with(&ClusterConfig::new(url), retry).unwrap()
 }
 
-pub fn fast() -> Poll {
+pub(crate) fn fast() -> Poll {
     Poll { interval: Duration::from_millis(1), deadline: Duration::from_secs(20) }
 }
 
-pub fn never() -> Cancel {
+pub(crate) fn never() -> Cancel {
     Cancel::default()
 }

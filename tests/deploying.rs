@@ -2,7 +2,9 @@
 //! and a deploy that is killed at every request.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
-use nsparse_integration_tests::cli::{Nsparse, wait_until};
+use std::io::BufRead as _;
+
+use nsparse_integration_tests::cli::{Nsparse, Outcome, signal, wait_until};
 use nsparse_integration_tests::random_model::{Shape, write};
 use nsparse_integration_tests::standin::{Contents, Options, Outage, StandIn};
 use nsparse_opensearch::{Cluster, ClusterConfig};
@@ -105,6 +107,49 @@ fn what_programs_read() {
     // Flags that contradict each other are wrong use.
     assert_eq!(nsparse.run("deploy package1 --alias a --index b").code, Some(2));
     assert_eq!(nsparse.run("deploy package1 --alias a --pipeline b").code, Some(2));
+}
+
+#[test]
+fn status_shows_what_is_there_and_what_is_wrong() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    nsparse.ok("deploy package1 --alias articles");
+    fill(&standin, "articles-v1", 3);
+    let shown = |outcome: &Outcome| steady(&nsparse.shown(outcome));
+    insta::assert_snapshot!("status", shown(&nsparse.ok("status")));
+    let status = nsparse.json("status --index articles");
+    assert_eq!((&status["indexes"][0]["documents"], &status["indexes"][0]["served"]), (&json!(3), &json!(true)));
+    assert_eq!(status["models"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(status["problems"], json!([]));
+
+    // Watched without a terminal: a line a look, rates from the second on.
+    let mut command = nsparse.command(["status", "--watch", "--every", "0.1"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines: Vec<String> = std::io::BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .take(3)
+        .map(|line| line.unwrap())
+        .inspect(|_| fill(&standin, "articles-v1", 3))
+        .collect();
+    signal(&child, "TERM");
+    child.wait().unwrap();
+    assert!(lines[0].starts_with("articles-v1: 3 documents, 3 indexed at 2.0 ms"), "{lines:?}");
+    assert!(lines[2].contains(" indexed/s, "), "{lines:?}");
+
+    let cluster = Cluster::connect(&ClusterConfig::new(standin.url())).unwrap();
+    cluster.delete("/_search/pipeline/articles-v1-search").unwrap();
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    let query = file["query_model"]["id"].as_str().unwrap();
+    cluster.post(&format!("/_plugins/_ml/models/{query}/_undeploy"), Value::Null).unwrap();
+    let outcome = nsparse.run("status");
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("Problem: the search pipeline `articles-v1-search`"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("Problem: model `tiny-query` is UNDEPLOYED"), "{}", outcome.stdout);
+    // Another deploy puts it right.
+    nsparse.ok("deploy package1");
+    nsparse.ok("status");
+    assert_eq!(nsparse.run("status --index nothing").code, Some(2));
+    assert_eq!(nsparse.run("status --every 0").code, Some(2));
 }
 
 /// What is there at the end, whatever the ids.

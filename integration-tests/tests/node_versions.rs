@@ -16,7 +16,8 @@ use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_integration_tests::node::shared;
 use nsparse_integration_tests::standin::{Options, StandIn};
 use nsparse_opensearch::ml::{
-    DeployOptions, Side, SwitchOptions, UndeployOptions, plan_of, rollback_file, switch_file, undeploy_file,
+    DeployOptions, Side, SwitchOptions, UndeployOptions, plan_of, rollback_file, status_of, status_of_index,
+    switch_file, undeploy_file,
 };
 use nsparse_opensearch::{Cluster, IngestOptions, ingest_encoded};
 use serde_json::{Value, json};
@@ -135,6 +136,18 @@ fn no_query_is_lost_while_the_alias_goes_to_and_fro() {
     );
     assert!(failures.is_empty(), "{} failed: {}", failures.len(), failures[0]);
     assert!(seen.len() == 2 && seen.values().all(|n| *n >= SWITCHES), "{seen:?}");
+
+    // The statistics of a real node.
+    for status in [status_of(&cluster, &fixture.load()).unwrap(), status_of_index(&cluster, "switched").unwrap()] {
+        let index = &status.indexes[0];
+        assert_eq!((index.name.as_str(), index.documents, index.served), ("switched-v1", DOCUMENTS as u64, true));
+        assert!(index.bytes > 1000 && index.searched.count > 100 && index.indexed.count == DOCUMENTS as u64, "{index:?}");
+        let node = &status.nodes[0];
+        assert!(node.heap_bytes > 1 << 20 && (1..100).contains(&node.heap_percent), "{node:?}");
+        assert!(node.disk_free > 0 && node.disk_free < node.disk_bytes, "{node:?}");
+        assert_eq!(status.models.iter().filter(|m| m.state == "DEPLOYED").count(), status.models.len());
+        assert_eq!(status.problems, Vec::<String>::new());
+    }
 
     let all = UndeployOptions { delete_index: true, poll: fast(), ..UndeployOptions::default() };
     let report = undeploy_file(&cluster, &fixture.file(), &all).unwrap();

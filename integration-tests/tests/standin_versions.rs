@@ -78,7 +78,7 @@ fn a_plan_says_what_apply_then_does() {
         ]
     };
     assert_eq!(actions(&first), kinds(Action::Create));
-    assert!(first.items[1].detail.contains("sha256 ") && first.items[2].detail.contains(" chunks"), "{first:?}");
+    assert!(first.items[1].detail.contains("sha256 ") && first.items[2].detail.contains(" chunks "), "{first:?}");
 
     let deployed = fixture.deploy("package", &cluster, &options(&fixture)).unwrap();
     assert_eq!((deployed.number, deployed.index.as_str(), deployed.side), (Some(1), "tiny-v1", Side::Cluster));

@@ -124,7 +124,7 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
     }
     match looks::index(cluster, options, ingest.as_deref(), search.as_deref(), was_made)? {
         IndexLook::Absent => {
-            let copies = format!("{} shards, {} replicas", options.shards, options.replicas);
+            let copies = format!("shards {}, replicas {}", options.shards, options.replicas);
             plan.add(Action::Create, "index", &options.index, copies);
         }
         IndexLook::There { changes, .. } if changes.is_empty() => plan.add(Action::Keep, "index", &options.index, ""),
@@ -173,7 +173,7 @@ fn model(
         ModelLook::Absent => {
             let how = match &options.url {
                 Some(url) => format!("fetched by the cluster from {url}"),
-                None => format!("{} chunks", register::chunk_count(file.bytes, options.chunk_bytes)),
+                None => format!("chunks {}", register::chunk_count(file.bytes, options.chunk_bytes)),
             };
             plan.add(Action::Create, "model", file.name(), format!("{content}, {how}"));
             NEW.to_owned()

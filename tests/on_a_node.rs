@@ -109,6 +109,50 @@ fn deploy_ingest_search_and_take_back() {
     assert_eq!(nsparse.run("undeploy deployment.json").code, Some(2));
 }
 
+#[test]
+fn versions_behind_an_alias_without_plugins() {
+    let nsparse = with_sample("versions");
+    let cluster = &shared().cluster;
+    write(&nsparse.path("model2"), &Shape::small(), 4).unwrap();
+    nsparse.ok("export model --out package");
+    nsparse.ok("export model2 --out package2");
+    nsparse.ok("deploy package --alias news --replicas 0");
+    nsparse.ok("ingest --deployment deployment.json --model model --data versions --journal journal");
+    let planned = nsparse.json("deploy package2 --replicas 0 --plan");
+    assert_eq!(planned["plan"]["items"][0]["name"], "news-v2", "{planned}");
+    assert!(cluster.find("/news-v2").unwrap().is_none());
+    nsparse.ok("deploy package2 --replicas 0");
+    let refused = nsparse.run("switch");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`news-v2` has no documents"), "{}", refused.stderr);
+    nsparse.ok("ingest --deployment deployment.json --model model2 --data versions --journal journal2");
+    let behind = || cluster.get("/_alias/news").unwrap().as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(behind(), ["news-v1"]);
+    let switched = nsparse.json("switch");
+    assert_eq!(
+        (&switched["to_documents"], switched["asked"].as_array().unwrap().len()),
+        (&json!(256), 3),
+        "{switched}"
+    );
+    assert_eq!(behind(), ["news-v2"]);
+    assert_eq!(nsparse.json("rollback")["changed"], true);
+    assert_eq!(behind(), ["news-v1"]);
+    assert_eq!(nsparse.run("rollback").code, Some(2));
+    assert_eq!(behind(), ["news-v1"]);
+    // What stands behind a name that is taken is left alone.
+    let taken = nsparse.run("deploy package --alias news-v1 --deployment other.json");
+    assert!(taken.stderr.contains("`news-v1` is an index in this cluster"), "{}", taken.stderr);
+    let status = nsparse.json("status");
+    assert_eq!(
+        (&status["alias"][1], &status["indexes"][0]["documents"]),
+        (&json!(["news-v1"]), &json!(256)),
+        "{status}"
+    );
+    nsparse.ok("undeploy --version 2 --delete-index");
+    nsparse.ok("undeploy --delete-index");
+    assert!(!everything().iter().any(|name| name.contains("news")));
+}
+
 /// The model in `model`, made to read documents in segments.
 fn with_segments(nsparse: &Nsparse) {
     let mut facts: Value = nsparse_core::files::read_json(&nsparse.path("model/nsparse.json")).unwrap();

@@ -141,7 +141,10 @@ fn no_query_is_lost_while_the_alias_goes_to_and_fro() {
     for status in [status_of(&cluster, &fixture.load()).unwrap(), status_of_index(&cluster, "switched").unwrap()] {
         let index = &status.indexes[0];
         assert_eq!((index.name.as_str(), index.documents, index.served), ("switched-v1", DOCUMENTS as u64, true));
-        assert!(index.bytes > 1000 && index.searched.count > 100 && index.indexed.count == DOCUMENTS as u64, "{index:?}");
+        assert!(
+            index.bytes > 1000 && index.searched.count > 100 && index.indexed.count == DOCUMENTS as u64,
+            "{index:?}"
+        );
         let node = &status.nodes[0];
         assert!(node.heap_bytes > 1 << 20 && (1..100).contains(&node.heap_percent), "{node:?}");
         assert!(node.disk_free > 0 && node.disk_free < node.disk_bytes, "{node:?}");

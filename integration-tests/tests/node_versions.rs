@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use versions_fixture::{Fixture, at, fast, never};
 
 const CLIENTS: usize = 8;
-const SWITCHES: usize = 20;
+const SWITCHES: usize = 10;
 const DOCUMENTS: usize = 200;
 
 fn documents() -> Vec<Document> {

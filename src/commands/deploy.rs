@@ -171,7 +171,12 @@ fn show(deployment: &Deployment, args: &DeployArgs, printer: &Printer) {
         printer
             .text(format!("Fill it with `nsparse ingest --deployment {file} …`, then serve it: nsparse switch {file}"));
     }
-    printer.text(format!("Take it back with: nsparse undeploy {file}"));
+    match deployment.number.filter(|_| !deployment.others.is_empty()) {
+        Some(number) => {
+            printer.text(format!("Take this version back with: nsparse undeploy {file} --version {number}"));
+        }
+        None => printer.text(format!("Take it back with: nsparse undeploy {file}")),
+    }
 }
 
 fn side_in_words(side: Side) -> &'static str {

@@ -227,7 +227,7 @@ impl State {
         let profile = json!({
             "model_state": model.state, "predictor": "standIn@1", "target_worker_nodes": [NODE], "worker_nodes": [NODE],
             "model_inference_stats": times, "predict_request_stats": times,
-            "memory_size_estimation_cpu": model.size * 2, "memory_size_estimation_gpu": model.size * 2
+            "memory_size_estimation_cpu": 1_327_702, "memory_size_estimation_gpu": 1_327_702
         });
         Reply::ok(json!({ "nodes": { NODE: { "models": { id: profile } } } }))
     }

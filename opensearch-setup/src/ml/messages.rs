@@ -298,7 +298,7 @@ fn known(step: Step, subject: &str, row: &Row, quoted: &str, place: &str) -> Pro
 }
 
 fn unknown(step: Step, subject: &str, status: u16, quoted: &str, place: &str) -> Problem {
-    let row = STATUSES.iter().find(|row| row.status == status).unwrap_or(&UNKNOWN);
+    let row = STATUSES.iter().find(|row| row.http == status).unwrap_or(&UNKNOWN);
     let (cause, hint, fault) = (row.cause, row.hint, row.fault);
     Problem {
         cause,

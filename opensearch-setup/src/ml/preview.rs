@@ -112,13 +112,13 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
         if *side == Side::Cluster {
             let document_id = model(&mut plan, cluster, &package.document, group.as_ref(), options)?;
             let body = plan::pipeline(&options.name, &package.template, &options.fields, &document_id);
-            pipeline(&mut plan, cluster, Pipe::Ingest, &options.pipeline, &body, &was_made)?;
+            pipeline(&mut plan, cluster, Pipe::Ingest, &options.pipeline, &body, was_made)?;
             ingest = Some(options.pipeline.clone());
         }
         if has_default_models(capabilities) {
             let name = options.search_pipeline();
             let body = plan::search_pipeline(&options.name, &query_id);
-            pipeline(&mut plan, cluster, Pipe::Search, &name, &body, &was_made)?;
+            pipeline(&mut plan, cluster, Pipe::Search, &name, &body, was_made)?;
             search = Some(name);
         }
     }

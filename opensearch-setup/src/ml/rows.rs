@@ -37,7 +37,7 @@ const fn row(
 /// What is known of an answer with this HTTP status whose words no row knows.
 #[derive(Debug)]
 pub(super) struct Status {
-    pub(super) status: u16,
+    pub(super) http: u16,
     pub(super) cause: Cause,
     pub(super) fault: Fault,
     pub(super) hint: &'static str,
@@ -46,26 +46,26 @@ pub(super) struct Status {
 /// By HTTP status.
 pub(super) const STATUSES: &[Status] = &[
     Status {
-        status: 401,
+        http: 401,
         cause: Cause::Denied,
         fault: Fault::Usage,
         hint: "the cluster does not know this user or password: check the user name, the password and the URL",
     },
     Status {
-        status: 403,
+        http: 403,
         cause: Cause::Denied,
         fault: Fault::Usage,
         hint: "this user may not do that: it needs the role ml_full_access, and rights to manage the index and the \
                ingest pipeline",
     },
     Status {
-        status: 404,
+        http: 404,
         cause: Cause::NotFound,
         fault: Fault::World,
         hint: "it is not in this cluster: check the URL and the id",
     },
     Status {
-        status: 429,
+        http: 429,
         cause: Cause::Limit,
         fault: Fault::World,
         hint: "the cluster has too much to do: wait and run the same command again",
@@ -74,7 +74,7 @@ pub(super) const STATUSES: &[Status] = &[
 
 /// Every other answer.
 pub(super) const UNKNOWN: Status = Status {
-    status: 0,
+    http: 0,
     cause: Cause::Unknown,
     fault: Fault::World,
     hint: "nsparse does not know this answer; the log of the OpenSearch node has the whole error",

@@ -36,7 +36,7 @@ pub fn page() -> String {
             let _ = writeln!(out, "| `{text}` | {} | {hint} |", cell(row.says));
         }
         for status in statuses {
-            let says = if status.status == 0 { "anything else".to_owned() } else { format!("HTTP {}", status.status) };
+            let says = if status.http == 0 { "anything else".to_owned() } else { format!("HTTP {}", status.http) };
             let _ = writeln!(out, "| {says}, in words not listed here | | {} |", cell(status.hint));
         }
     }

@@ -2,6 +2,7 @@
 //! and a deploy that is killed at every request.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::fmt::Write as _;
 use std::io::BufRead as _;
 
 use nsparse_integration_tests::cli::{Nsparse, Outcome, signal, wait_until};
@@ -64,7 +65,7 @@ fn two_versions_behind_an_alias_as_an_operator_sees_them() {
     let mut shown = String::new();
     let mut run = |arguments: &str| {
         let outcome = nsparse.run(arguments);
-        shown.push_str(&format!("$ nsparse {arguments}\n{}\n", steady(&nsparse.shown(&outcome))));
+        writeln!(shown, "$ nsparse {arguments}\n{}", steady(&nsparse.shown(&outcome))).unwrap();
         outcome
     };
     run("deploy package1 --alias articles --plan");

@@ -49,6 +49,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse cluster up\n  nsparse cluster up --version 2.16.0 --port 9201 --heap 2g\n  nsparse cluster down"
     )]
     Cluster(ClusterCommandArgs),
+    /// Say what would fail on this machine and in a cluster, and mend its settings
+    #[command(after_help = crate::commands::doctor::EXAMPLES)]
+    Doctor(crate::commands::doctor::DoctorArgs),
     /// Fetch a BEIR data set, prepare MS MARCO, convert judgments and rankings
     #[command(
         after_help = "Examples:\n  nsparse data scifact --out data\n  nsparse data msmarco --sample 2000\n  nsparse data convert --run run.trec --to msmarco --out run.tsv"

@@ -66,6 +66,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
     match command {
         Command::Quickstart(args) => commands::quickstart::run(&args, printer),
         Command::Cluster(args) => commands::cluster::run(&args, printer),
+        Command::Doctor(args) => commands::doctor::run(&args, printer),
         Command::Data(args) => commands::data::run(&args, printer),
         Command::Idf(args) => commands::idf::run(&args, printer),
         Command::Mine(args) => commands::mine::run(&args, printer),

@@ -65,6 +65,11 @@ impl Printer {
         }
     }
 
+    /// A question on standard error; the answer is typed on the same line.
+    pub(crate) fn prompt(&self, question: &str) {
+        eprint!("{question}");
+    }
+
     /// What went wrong, on standard error; with `--json` also as an object on standard output.
     pub(crate) fn failure(&self, failure: &Failure) {
         err(&format!("error: {}", failure.message));

@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod client;
 pub mod corpus;
+pub mod doctor;
 pub mod error;
 pub mod index;
 pub mod ingest;
@@ -16,7 +17,7 @@ pub mod search;
 pub mod segments;
 pub mod source;
 
-pub use capabilities::{Capabilities, Version};
+pub use capabilities::{Capabilities, Feature, Managed, Version};
 pub use client::{
     Auth, AwsCredentials, AwsService, AwsSigning, Body, ClientCertificate, Cluster, ClusterConfig, Method, NDJSON,
     Response, RetryPolicy, Secret,

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod deploy;
+pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod eval_checkpoints;

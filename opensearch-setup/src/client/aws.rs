@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::config::{AwsCredentials, AwsService, AwsSigning};
+use super::config::{Auth, AwsCredentials, AwsService, AwsSigning};
 use crate::error::{Error, Result};
 
 /// What is known already; the rest is looked up.
@@ -77,6 +77,14 @@ pub fn find(wanted: Wanted<'_>, env: &dyn Fn(&str) -> Option<String>) -> Result<
         )
     })?;
     Ok(AwsSigning { service: wanted.service, region, credentials })
+}
+
+/// The service that requests go to: the one they are signed for, else the one that the host belongs to.
+pub(super) fn service_of(auth: &Auth, url: &reqwest::Url) -> Option<AwsService> {
+    match auth {
+        Auth::Aws(signing) => Some(signing.service),
+        _ => from_host(url.as_str()).0,
+    }
 }
 
 /// `es` and `eu-west-1` of `https://search-x.eu-west-1.es.amazonaws.com`.

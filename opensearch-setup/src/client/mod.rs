@@ -22,7 +22,7 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use serde_json::Value;
 
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, Managed};
 use crate::error::{ApiError, Error, Result, Unreachable};
 pub(crate) use answers::unwrap_reason;
 use answers::{innermost, parse, why};
@@ -115,6 +115,7 @@ struct Inner {
     who: String,
     timeout: Duration,
     retry: RetryPolicy,
+    managed: Option<Managed>,
     capabilities: OnceLock<Capabilities>,
 }
 
@@ -185,6 +186,7 @@ impl Cluster {
                 who: auth.who(config.client_certificate.is_some()),
                 timeout: config.timeout,
                 retry,
+                managed: aws::service_of(&auth, &urls[0]).map(Managed::from),
                 capabilities: OnceLock::new(),
             }),
         })
@@ -198,6 +200,11 @@ impl Cluster {
     /// The addresses of all nodes that were given.
     pub fn urls(&self) -> impl Iterator<Item = &str> {
         self.inner.nodes.all().iter().map(|n| n.url.as_str())
+    }
+
+    /// Whose service this is, by how we prove who we are, or by its host; `None` for a cluster of one's own.
+    pub fn managed(&self) -> Option<Managed> {
+        self.inner.managed
     }
 
     /// Time limit of one request.

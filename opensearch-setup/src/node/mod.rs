@@ -2,8 +2,8 @@
 //! writes down what it started; `status` reads that; `down` stops that and nothing else. Nodes are known by port.
 
 mod assemble;
-mod docker;
-mod java;
+pub(crate) mod docker;
+pub(crate) mod java;
 mod places;
 mod process;
 

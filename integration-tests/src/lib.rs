@@ -11,4 +11,5 @@ pub mod golden_losses;
 pub mod node;
 pub mod onnx_file;
 pub mod random_model;
+pub mod secured;
 pub mod standin;

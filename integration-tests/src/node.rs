@@ -61,7 +61,7 @@ fn start() -> nsparse_opensearch::Result<TestNode> {
 /// A shell that waits for the end of its input, which the system closes when this process is gone, killed or not;
 /// then it ends the node by its number and removes its folder and state file. In a group of its own, so that Ctrl-C
 /// at the tests does not end the leash before the node.
-fn leash(pid: u32, log: &std::path::Path) -> std::io::Result<Child> {
+pub(crate) fn leash(pid: u32, log: &std::path::Path) -> std::io::Result<Child> {
     use std::os::unix::process::CommandExt;
     let folder = log.parent().ok_or_else(|| std::io::Error::other("the log lies in no folder"))?;
     let script =

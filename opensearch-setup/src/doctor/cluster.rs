@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::rules::{self, Settings};
 use super::{Finding, Level};
 use crate::capabilities::Capabilities;
-use crate::client::Cluster;
+use crate::client::{Body, Cluster, Method};
 use crate::error::{Error, Result};
 
 /// What was asked; `None` where this user may not read it, or the service does not have it.
@@ -22,6 +22,12 @@ pub(super) struct Answers {
 /// # Errors
 /// If it does not answer, does not let us in, or is none that nsparse works with.
 pub fn examine(cluster: &Cluster) -> Result<Vec<Finding>> {
+    // Once, not patiently: a dead cluster is what the doctor is asked about.
+    if let Err(error @ (Error::Unreachable { .. } | Error::Unauthorized { .. })) =
+        cluster.request(Method::Get, "/", Body::None)
+    {
+        return Err(error);
+    }
     let capabilities = cluster.capabilities()?;
     let mut refused = Vec::new();
     let mut ask = |path: &str| match cluster.get(path) {

@@ -30,7 +30,7 @@ fn node(roles: &[&str]) -> Value {
     })
 }
 
-fn answers(settings: Value, node: Value) -> Answers {
+fn answers(settings: Value, node: &Value) -> Answers {
     Answers {
         plugins: Some(plugins()),
         settings: Some(settings),
@@ -48,7 +48,7 @@ const ALL: [&str; 3] = ["cluster_manager", "data", "ingest"];
 #[test]
 fn a_new_cluster_refuses_uploads_and_has_no_ml_node() {
     // What 2.16.0 has by default.
-    let found = judge(&capabilities(&plugins()), &answers(json!({}), node(&ALL)));
+    let found = judge(&capabilities(&plugins()), &answers(json!({}), &node(&ALL)));
     let expected =
         ["plugins.ml_commons.only_run_on_ml_node", "plugins.ml_commons.allow_registering_model_via_local_file"];
     assert_eq!(subjects(&found, Level::Problem), expected);
@@ -64,13 +64,13 @@ fn a_cluster_that_is_ready() {
         "plugins.ml_commons.only_run_on_ml_node": "false",
         "plugins.ml_commons.allow_registering_model_via_local_file": "true"
     }});
-    let found = judge(&capabilities(&plugins()), &answers(settings.clone(), node(&ALL)));
+    let found = judge(&capabilities(&plugins()), &answers(settings, &node(&ALL)));
     assert_eq!(subjects(&found, Level::Problem), [""; 0]);
     assert_eq!(subjects(&found, Level::Warning), [""; 0]);
     assert!(fix::changes(&found).is_empty());
     // With a node for models the default serves too.
     let uploads = json!({"transient": {"plugins.ml_commons.allow_registering_model_via_local_file": "true"}});
-    let found = judge(&capabilities(&plugins()), &answers(uploads, node(&["data", "ingest", "ml"])));
+    let found = judge(&capabilities(&plugins()), &answers(uploads, &node(&["data", "ingest", "ml"])));
     assert!(!fails(&found), "{found:#?}");
 }
 
@@ -80,7 +80,7 @@ fn a_transient_value_is_changed_where_it_stands() {
         "transient": {"plugins.ml_commons.local_model.enabled": "false"},
         "persistent": {"plugins.ml_commons.local_model.enabled": "true"}
     });
-    let found = judge(&capabilities(&plugins()), &answers(settings, node(&["data", "ingest", "ml"])));
+    let found = judge(&capabilities(&plugins()), &answers(settings, &node(&["data", "ingest", "ml"])));
     let changes = fix::changes(&found);
     let change = changes.iter().find(|c| c.setting.ends_with("local_model.enabled")).unwrap();
     assert_eq!((change.scope.as_str(), &change.old, &change.new), ("transient", &json!("false"), &json!(true)));
@@ -99,7 +99,7 @@ fn limits_that_are_reached() {
         "cluster.blocks.read_only": "true",
         "cluster.max_shards_per_node": "5"
     }});
-    let found = judge(&capabilities(&plugins()), &answers(settings.clone(), full.clone()));
+    let found = judge(&capabilities(&plugins()), &answers(settings, &full));
     assert_eq!(
         subjects(&found, Level::Problem),
         [
@@ -122,14 +122,14 @@ fn limits_that_are_reached() {
     );
     // 100 switches a limit off.
     let off = json!({"persistent": {"plugins.ml_commons.native_memory_threshold": "100"}});
-    let found = judge(&capabilities(&plugins()), &answers(off, full));
+    let found = judge(&capabilities(&plugins()), &answers(off, &full));
     assert!(!subjects(&found, Level::Problem).contains(&"plugins.ml_commons.native_memory_threshold"));
 }
 
 #[test]
 fn without_ml_commons_nothing_is_asked_of_it() {
     let bare = json!([]);
-    let mut answers = answers(json!({}), node(&ALL));
+    let mut answers = answers(json!({}), &node(&ALL));
     answers.plugins = Some(bare.clone());
     let found = judge(&capabilities(&bare), &answers);
     assert!(!fails(&found), "{found:#?}");
@@ -145,7 +145,7 @@ fn what_may_not_be_read_is_left_out() {
 
 #[test]
 fn red_and_half_upgraded_clusters_are_told() {
-    let mut answers = answers(json!({}), node(&ALL));
+    let mut answers = answers(json!({}), &node(&ALL));
     answers.health = Some(json!({"status": "red", "active_shards": 4, "unassigned_shards": 1}));
     let mixed = json!([
         {"name": "n1", "component": "opensearch-ml", "version": "2.16.0.0"},

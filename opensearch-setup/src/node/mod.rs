@@ -161,6 +161,30 @@ pub struct Status {
     pub answers: bool,
 }
 
+/// An assembled server that was not started: for those who start it in their own way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assembled {
+    /// Its home folder, shared by all nodes of its version: not to be written to.
+    pub home: PathBuf,
+    /// The Java that runs it.
+    pub java_home: PathBuf,
+    /// The user that it has to run as, where root starts it.
+    pub uid: Option<u32>,
+}
+
+/// Assembles a server, or finds the one that was assembled before.
+///
+/// # Errors
+/// If Java or Maven is missing, or Maven fails.
+pub fn assembled(version: &str, state_dir: Option<&Path>, progress: &dyn Progress) -> Result<Assembled> {
+    let places = Places::find(state_dir)?;
+    places.create()?;
+    let _guard = lock(&places, progress)?;
+    let java = java::find_java()?;
+    let home = assemble::assembled(&places, version, &java, progress)?;
+    Ok(Assembled { home, java_home: java.home, uid: places::node_uid() })
+}
+
 /// Starts a node and waits until it answers; one that runs already on that port is given back.
 ///
 /// # Errors

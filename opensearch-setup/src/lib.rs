@@ -11,6 +11,7 @@ pub mod error;
 pub mod index;
 pub mod ingest;
 pub mod ml;
+pub mod newer;
 pub mod node;
 pub mod reencode;
 pub mod search;

@@ -269,6 +269,10 @@ fn resolve(options: &DeployOptions, capabilities: &Capabilities, notes: &mut Vec
             Ok(Side::Query)
         }
         Side::Auto if missing.is_empty() => Ok(Side::Cluster),
+        Side::Auto if capabilities.managed.is_some() => {
+            notes.extend(capabilities.features().into_iter().take(1).map(|models| models.why));
+            Ok(Side::Client)
+        }
         Side::Auto => {
             notes.push(format!(
                 "this cluster (OpenSearch {}) lacks {}: documents and queries are encoded by nsparse, and searched \

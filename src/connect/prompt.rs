@@ -1,12 +1,16 @@
 //! A password typed at the terminal: nothing of it is shown.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, IsTerminal as _, Read, Write as _};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// Asks on the process's terminal; `None` where there is none, or where the user gave up (Ctrl-C, Ctrl-D).
+/// Asks on the process's terminal; `None` where nobody sits there, or where the user gave up (Ctrl-C, Ctrl-D).
 pub(crate) fn ask(question: &str) -> Option<String> {
+    // A job whose input comes from elsewhere must not wait for a person, even where a terminal could be found.
+    if !io::stdin().is_terminal() {
+        return None;
+    }
     let mut tty = File::options().read(true).write(true).open("/dev/tty").ok()?;
     let quiet = Quiet::new(&tty).ok()?;
     write!(tty, "{question}: ").and_then(|()| tty.flush()).ok()?;

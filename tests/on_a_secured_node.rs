@@ -243,7 +243,7 @@ fn secrets_are_found_nowhere() {
     ];
     // One from the environment, its password in the address.
     let mut last = with_profile(&[]);
-    let address = shared().url.replace("https://", "https://indexer:Planted-Pa55%20word%2Findexer@");
+    let address = shared().url.replace("https://", "https://indexer:Planted-Pa55%20word%2F4711@");
     last.set("NSPARSE_URL", &address);
     everyone.push(last);
     let mut served = 0;

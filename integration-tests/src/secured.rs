@@ -26,11 +26,11 @@ const TOKEN_KEY: &str = "0123456789abcdef0123456789abcdef";
 /// Who may do everything.
 pub const INDEXER: &str = "indexer";
 /// Its password.
-pub const INDEXER_PASSWORD: &str = "Planted-Pa55 word/indexer";
+pub const INDEXER_PASSWORD: &str = "Planted-Pa55 word/4711";
 /// Who may read documents and nothing else: as a user, as the subject of a certificate and of a token.
 pub const READER: &str = "reader";
 /// Its password.
-pub const READER_PASSWORD: &str = "Planted-Pa55 word/reader";
+pub const READER_PASSWORD: &str = "Planted-Qb66 word/4712";
 
 /// The node, and what belongs to its users.
 #[derive(Debug)]

@@ -48,7 +48,7 @@ impl Capture {
                 let body = if first.contains("_cat/plugins") {
                     "[]".to_owned()
                 } else {
-                    r#"{"cluster_name":"c","cluster_uuid":"u","version":{"distribution":"opensearch","number":"2.16.0"}}"#
+                    r#"{"status":"green","cluster_name":"c","cluster_uuid":"u","version":{"distribution":"opensearch","number":"2.16.0"}}"#
                         .to_owned()
                 };
                 let status = if first.starts_with("CONNECT") { "403 Forbidden" } else { "200 OK" };

@@ -211,9 +211,11 @@ impl Error {
                 Unreachable::Tls if url.starts_with("http://") => {
                     "the server seems to speak TLS: write https:// in --url".to_owned()
                 }
-                Unreachable::Tls => "name the cluster's certificate authority with --ca FILE, or, on a development \
+                Unreachable::Tls => {
+                    "name the cluster's certificate authority with --ca-cert FILE, or, on a development \
                                      cluster only, use --insecure; a server without TLS needs http:// in --url"
-                    .to_owned(),
+                        .to_owned()
+                }
                 Unreachable::Reset | Unreachable::Other => {
                     "see the cluster's log, and whether --url has the right scheme (http or https)".to_owned()
                 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -205,14 +206,14 @@ fn what_is_refused_says_why() {
     ] {
         let outcome = nsparse.run(&format!("search x --index y --model z {arguments}"));
         assert!(!outcome.stderr.contains("planted"), "{}", outcome.stderr);
-        shown += &format!("$ {arguments}\n{}\n\n", nsparse.shown(&outcome));
+        let _ = write!(shown, "$ {arguments}\n{}\n\n", nsparse.shown(&outcome));
     }
     nsparse.write("p.yaml", "p: {user: me, password: planted}\n");
     std::fs::set_permissions(nsparse.path("p.yaml"), std::fs::Permissions::from_mode(0o640)).unwrap();
     nsparse.set("NSPARSE_PROFILES", nsparse.path("p.yaml").to_str().unwrap());
     let outcome = nsparse.run("search x --index y --model z --profile p");
     assert!(!outcome.stderr.contains("planted"), "{}", outcome.stderr);
-    shown += &format!("$ --profile p\n{}", nsparse.shown(&outcome));
+    let _ = write!(shown, "$ --profile p\n{}", nsparse.shown(&outcome));
     insta::assert_snapshot!("refused", shown);
 }
 

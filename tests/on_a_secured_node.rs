@@ -3,6 +3,7 @@
 #![cfg(feature = "test-node")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,7 @@ fn with_profile(lines: &[String]) -> Nsparse {
     let mut nsparse = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
     let mut text = format!("p:\n  url: {}\n  ca_cert: {}\n", shared().url, shared().ca.display());
     for line in lines {
-        text += &format!("  {line}\n");
+        let _ = writeln!(text, "  {line}");
     }
     nsparse.write("profiles.yaml", &text);
     std::fs::set_permissions(nsparse.path("profiles.yaml"), std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -87,7 +87,7 @@ fn the_nodes_certificate_has_to_be_trusted() {
     assert!(shown.contains("no secure connection") && shown.contains("--ca-cert FILE"), "{shown}");
     // By its address it has another name than its certificate says.
     let ca = shared().ca.display();
-    let by_ip = url.replace("localhost", "127.0.0.2");
+    let by_ip = url.replace("localhost", "127.0.0.1");
     let shown = refused(&nsparse, &format!("search x --index y --model z --url {by_ip} --ca-cert {ca}"), 3);
     assert!(shown.contains("no secure connection"), "{shown}");
     // Any certificate, as asked: the next hurdle is the missing user.

@@ -202,13 +202,6 @@ fn take_apart(document: &Document, variant: usize, options: &SentenceOptions) ->
 }
 
 #[cfg(test)]
-fn sentence_queries(documents: &[Document], options: &SentenceOptions) -> Vec<String> {
-    let variants = 0..options.variants;
-    let apart = variants.flat_map(|v| documents.iter().filter_map(move |d| take_apart(d, v, options)));
-    apart.flat_map(|a| a.queries).collect()
-}
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may panic")]
     use nsparse_core::NoProgress;

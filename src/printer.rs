@@ -26,6 +26,12 @@ fn err(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// A question on standard error; the answer is typed on the same line.
+pub(crate) fn prompt(question: &str) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = write!(stderr, "{question}").and_then(|()| stderr.flush());
+}
+
 /// Decides what is shown where; commands print through it alone.
 #[derive(Debug, Clone)]
 pub(crate) struct Printer {
@@ -63,11 +69,6 @@ impl Printer {
         if !self.quiet {
             err(text.as_ref());
         }
-    }
-
-    /// A question on standard error; the answer is typed on the same line.
-    pub(crate) fn prompt(&self, question: &str) {
-        eprint!("{question}");
     }
 
     /// What went wrong, on standard error; with `--json` also as an object on standard output.

@@ -13,7 +13,7 @@ use crate::ExitStatus;
 use crate::connect;
 use crate::connect::args::ClusterArgs;
 use crate::failure::{Failure, usage};
-use crate::printer::Printer;
+use crate::printer::{Printer, prompt};
 use crate::settings;
 
 pub(crate) const EXAMPLES: &str = "Examples:\n  nsparse doctor\n  nsparse doctor --url https://search.example.com:9200 \
@@ -157,7 +157,7 @@ fn agreed(printer: &Printer) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() || printer.is_json() {
         return Err(usage("--fix asks before it changes anything, and nobody is there to answer", "give --yes"));
     }
-    printer.prompt("Apply them? [y/N] ");
+    prompt("Apply them? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

@@ -140,7 +140,9 @@ fn documents_alone_give_rows_that_training_takes() {
     assert!(rows.len() > corpus.len() / 2, "{} rows of {} documents", rows.len(), corpus.len());
     for row in &rows {
         assert_eq!(row.problem(), None);
-        assert!(!row.pos.as_ref().unwrap().contains(&row.query), "{row:?}");
+        // A title may well come up in its text; a sentence that was taken out does not.
+        let is_title = corpus.iter().any(|d| d.title == row.query);
+        assert!(is_title || !row.pos.as_ref().unwrap().contains(&row.query), "{row:?}");
     }
     // The same seed, the same bytes; what cannot be is refused before a file appears.
     nsparse.ok(&format!("data sentences --data {data} --out again.jsonl --variants 1 --seed 7"));

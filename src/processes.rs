@@ -165,7 +165,7 @@ impl Rank {
     }
 }
 
-/// The run that this process was started for, as one of its ranks.
+/// The run that this process was started for, as one of its ranks; from here on it ends when its parent does.
 pub(crate) fn team_of_this_process() -> anyhow::Result<Team> {
     let read = |name: &str| std::env::var(name).ok();
     let (Some(address), Some(token), Some(rank), Some(size)) = (
@@ -179,11 +179,12 @@ pub(crate) fn team_of_this_process() -> anyhow::Result<Team> {
             "start one with `nsparse train RECIPE --processes N`",
         ));
     };
+    end_with_the_parent();
     Ok(Team::new(Box::new(join(&Invitation { address, token }, rank, size)?)))
 }
 
 /// Ends this process as soon as the one that started it is gone: then its standard input ends.
-pub(crate) fn end_with_the_parent() {
+fn end_with_the_parent() {
     std::thread::spawn(|| {
         let mut rest = Vec::new();
         let _ = std::io::stdin().read_to_end(&mut rest);

@@ -124,7 +124,7 @@ fn a_reader_searches_and_changes_nothing() {
         assert_eq!(found["results"], expected["results"]);
         let shown = refused(&reader, "deploy package --index secured-read-2 --deployment e.json", 2);
         assert!(shown.contains("no permissions for [indices:admin/get] and User [name=reader"), "{shown}");
-        assert!(shown.contains("hint: this user may not do that"), "{shown}");
+        assert!(shown.contains("hint: have an administrator give the user a role"), "{shown}");
         let undone = reader.run("undeploy d.json --delete-index");
         assert_ne!(undone.code, Some(0), "{}", undone.stdout);
         let shown = undone.stdout + &undone.stderr;

@@ -70,7 +70,6 @@ fn together(
 
 /// One of the further processes.
 pub(crate) fn follow() -> anyhow::Result<ExitStatus> {
-    processes::end_with_the_parent();
     let team = processes::team_of_this_process()?;
     nsparse_trainer::follow(team, &Hooks { cancel: &Cancel::default(), progress: &NoProgress })?;
     Ok(ExitStatus::Success)

@@ -89,7 +89,7 @@ pub(crate) fn begin(cluster: &Cluster, index: &str, found: &Found) -> Result<()>
     Ok(())
 }
 
-/// Sets back what [`begin`] changed, in this run or in one that was killed; whether there was anything.
+/// Sets back what `begin` changed, in this run or in one that was killed; whether there was anything.
 ///
 /// # Errors
 /// If the cluster refuses or does not answer.

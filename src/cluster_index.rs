@@ -1,7 +1,7 @@
 //! Indexes of a data set in a cluster, as `eval`, `mine` and `quickstart` use them: made once, reused afterwards.
 
+use nsparse_core::Cancel;
 use nsparse_core::beir::{Dataset, Document};
-use nsparse_core::{Cancel, journal};
 use nsparse_opensearch::{
     Bm25Searcher, Cluster, IngestOptions, SparseSearcher, bm25_searcher, index, segment_searcher, sparse_searcher,
 };
@@ -53,6 +53,5 @@ pub(crate) fn clean(cluster: &Cluster, set: &Dataset) -> anyhow::Result<Vec<Stri
 /// With a journal of its own for each cluster and content, so that a stopped run goes on.
 fn options(cluster: &Cluster, parts: &[&str]) -> IngestOptions {
     let job = parts.join(" ");
-    let name = journal::content_hash(format!("{} {job}", cluster.url()).as_bytes());
-    IngestOptions { journal: Some(settings::cache_dir().join("journals").join(name)), job, ..IngestOptions::default() }
+    IngestOptions { journal: Some(settings::journal(cluster, &job)), job, ..IngestOptions::default() }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nsparse_core::beir::{Dataset, FieldNames};
-use nsparse_core::{Cancel, DocumentTemplate, IdfFormula};
+use nsparse_core::{Cancel, DocumentTemplate, IdfFormula, journal};
 use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method};
 
 use crate::cli::{ClusterArgs, DataArgs, Formula};
@@ -25,6 +25,20 @@ pub(crate) fn cache_dir() -> PathBuf {
         Some(home) => PathBuf::from(home).join(".cache/nsparse"),
         None => std::env::temp_dir().join("nsparse-cache"),
     }
+}
+
+/// The journal of what goes into one place of a cluster, such as an index: the same command finds it again.
+pub(crate) fn journal(cluster: &Cluster, place: &str) -> PathBuf {
+    let name = journal::content_hash(format!("{} {place}", cluster.url()).as_bytes());
+    cache_dir().join("journals").join(name)
+}
+
+/// Work is done by so many threads from now on; by all cores where `None`.
+pub(crate) fn limit_threads(threads: Option<u32>) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
+    }
+    Ok(())
 }
 
 /// The data set that `--beir`, `--data` and `--data-dir` name; a BEIR set that is nowhere is fetched.

@@ -18,9 +18,7 @@ use crate::{document_encoder, settings};
 const QUANTIZE: u32 = 100;
 
 pub(crate) fn run(args: &EncodeArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
-    }
+    settings::limit_threads(args.threads)?;
     let source = source(args, printer)?;
     let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
     let job = Job {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use nsparse_core::{DocumentEncoder as _, files, journal};
+use nsparse_core::{DocumentEncoder as _, files};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Encoding, IngestReport, Pipeline, Way, delete_documents, ingest_documents};
 use nsparse_opensearch::ml::{Deployment, Fields, Side};
@@ -23,16 +23,13 @@ use crate::{document_encoder, settings, stored_vectors};
 const VECTOR_BYTES: u64 = 4096;
 
 pub(crate) fn run(args: &IngestArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
-    }
+    settings::limit_threads(args.threads)?;
     let target = target(args)?;
     let is_set = args.data.beir.is_some() || args.data.data.is_some();
     if args.input.is_some() && is_set {
         return Err(usage("Documents are named twice", "give a file, or `-`, or --data DIR, or --beir NAME"));
     }
-    let name = journal::content_hash(format!("{} {}", target.cluster.url(), target.index).as_bytes());
-    let mut options = args.pace.options(settings::cache_dir().join("journals").join(name));
+    let mut options = args.pace.options(settings::journal(&target.cluster, &target.index));
     options.fields = target.fields.clone();
     let started = Instant::now();
     let report = match (&args.delete, &args.input) {

@@ -1,6 +1,6 @@
 //! `nsparse reencode`: the documents of an index into a new one, with a new model's vectors.
 
-use nsparse_core::{DocumentTemplate, journal};
+use nsparse_core::DocumentTemplate;
 use nsparse_opensearch::index;
 use nsparse_opensearch::ingest::{Encoding, Way, ingest_documents};
 use nsparse_opensearch::ml::Fields;
@@ -18,9 +18,7 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
     if args.index == args.to {
         return Err(usage("An index cannot be encoded anew into itself", "name a new index with --to"));
     }
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global()?;
-    }
+    settings::limit_threads(args.threads)?;
     let cluster = settings::cluster(&args.cluster)?;
     let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
     let template = match &args.template {
@@ -41,8 +39,7 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
     let fields = make_like(&cluster, &args.index, &args.to, &fields, &differs)?;
     index::refresh(&cluster, &args.index)?;
     let total = index::count(&cluster, &args.index)?;
-    let name = journal::content_hash(format!("{} {}", cluster.url(), args.to).as_bytes());
-    let mut options = args.pace.options(settings::cache_dir().join("journals").join(name));
+    let mut options = args.pace.options(settings::journal(&cluster, &args.to));
     options.job = format!(
         "{} of {} {} {} {:?} {template:?} {:?}",
         args.to,

@@ -135,7 +135,7 @@ impl Batch {
         let Some(set) = examples.first().and_then(|e| data.sets.iter().find(|s| s.examples.contains(&e.1))) else {
             return;
         };
-        for (column, &document) in self.documents.clone().iter().enumerate() {
+        for (column, &document) in self.documents.iter().enumerate() {
             let of_document = examples.iter().filter(|e| data.examples[e.1].positive == Some(document));
             let taken: Vec<usize> = of_document.clone().map(|e| e.1).collect();
             let Some(epoch) = of_document.map(|e| e.0).max() else { continue };

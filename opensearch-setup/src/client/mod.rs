@@ -285,6 +285,14 @@ impl Cluster {
         found(self.request_retrying(Method::Delete, path, Body::None)).map(|r| r.map(|r| r.body))
     }
 
+    /// The cluster's own id, which tells it from every other.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn uuid(&self) -> Result<String> {
+        Ok(self.get("/")?.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
     /// GET; `None` where it is not there (404).
     ///
     /// # Errors

@@ -27,7 +27,7 @@ impl Record {
     /// # Errors
     /// If it does not answer.
     pub fn new(cluster: &Cluster, changes: Vec<Change>) -> Result<Self> {
-        Ok(Self { cluster_url: cluster.url().to_owned(), cluster_uuid: uuid(cluster)?, changes })
+        Ok(Self { cluster_url: cluster.url().to_owned(), cluster_uuid: cluster.uuid()?, changes })
     }
 
     /// Reads a record.
@@ -79,8 +79,7 @@ pub fn body(changes: &[Change], value: impl Fn(&Change) -> Value) -> Value {
 }
 
 fn put(cluster: &Cluster, record: &Record, value: impl Fn(&Change) -> Value) -> Result<()> {
-    let found = uuid(cluster)?;
-    if found != record.cluster_uuid {
+    if cluster.uuid()? != record.cluster_uuid {
         return Err(Error::usage(
             format!("{} is another cluster than the one that was changed ({})", cluster.url(), record.cluster_url),
             "give the URL of that cluster",
@@ -89,8 +88,4 @@ fn put(cluster: &Cluster, record: &Record, value: impl Fn(&Change) -> Value) -> 
     // The same values a second time change nothing, so it may be repeated.
     let body = Body::Json(body(&record.changes, value));
     cluster.request_retrying(Method::Put, "/_cluster/settings?flat_settings=true", body).map(drop)
-}
-
-fn uuid(cluster: &Cluster) -> Result<String> {
-    Ok(cluster.get("/")?.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default().to_owned())
 }

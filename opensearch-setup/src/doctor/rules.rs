@@ -68,6 +68,16 @@ fn about(name: &str, setting: &Setting) -> Finding {
 
 const BY_FIX: &str = "nsparse doctor --fix sets it";
 
+/// A switch that has to be on, what holds where the cluster does not show it, and what its being off means.
+fn must_be_true(settings: &Settings, name: &str, otherwise: &str, level: Level, meaning: &str) -> Finding {
+    let setting = settings.or(name, otherwise);
+    let finding = about(name, &setting);
+    if setting.value == "true" {
+        return finding;
+    }
+    finding.bad(level, meaning, BY_FIX).with(Some(settings.change(name, json!(true))))
+}
+
 /// All rules. What ML Commons has is looked at only where models can run.
 pub(super) fn judge(
     capabilities: &Capabilities,
@@ -120,27 +130,21 @@ fn ml_commons(settings: &Settings, nodes: &[Node]) -> Vec<Finding> {
         finding
     });
 
-    let name = key("allow_registering_model_via_local_file");
-    let setting = settings.or(&name, "false");
-    let finding = about(&name, &setting);
-    found.push(if setting.value == "true" {
-        finding
-    } else {
-        finding
-            .bad(Level::Problem, "`nsparse deploy` uploads the package, which is refused", BY_FIX)
-            .with(Some(settings.change(&name, json!(true))))
-    });
+    found.push(must_be_true(
+        settings,
+        &key("allow_registering_model_via_local_file"),
+        "false",
+        Level::Problem,
+        "`nsparse deploy` uploads the package, which is refused",
+    ));
 
-    let name = key("local_model.enabled");
-    let setting = settings.or(&name, "true");
-    let finding = about(&name, &setting);
-    found.push(if setting.value == "true" {
-        finding
-    } else {
-        finding
-            .bad(Level::Problem, "models in the cluster itself are switched off", BY_FIX)
-            .with(Some(settings.change(&name, json!(true))))
-    });
+    found.push(must_be_true(
+        settings,
+        &key("local_model.enabled"),
+        "true",
+        Level::Problem,
+        "models in the cluster itself are switched off",
+    ));
 
     found.push(threshold(
         settings,
@@ -184,16 +188,13 @@ fn ml_commons(settings: &Settings, nodes: &[Node]) -> Vec<Finding> {
         finding
     });
 
-    let name = key("model_auto_redeploy.enable");
-    let setting = settings.or(&name, "true");
-    let finding = about(&name, &setting);
-    found.push(if setting.value == "true" {
-        finding
-    } else {
-        finding
-            .bad(Level::Warning, "after a restart of its node a model stays undeployed, and searches fail", BY_FIX)
-            .with(Some(settings.change(&name, json!(true))))
-    });
+    found.push(must_be_true(
+        settings,
+        &key("model_auto_redeploy.enable"),
+        "true",
+        Level::Warning,
+        "after a restart of its node a model stays undeployed, and searches fail",
+    ));
 
     for (name, otherwise, when, meaning) in [
         (

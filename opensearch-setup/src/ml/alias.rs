@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::messages::{Step, explain_error};
+use super::plan;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 
@@ -124,7 +125,7 @@ pub(super) fn version_indexes(cluster: &Cluster, alias: &str) -> Result<Vec<Vers
         .filter_map(|(name, index)| {
             let number = name.strip_prefix(alias)?.strip_prefix("-v")?.parse().ok()?;
             let meta = |key: &str| index.pointer("/mappings/_meta")?.get(key)?.as_str().map(str::to_owned);
-            Some(VersionIndex { number, deployment: meta("nsparse_deployment"), key: meta("nsparse_version") })
+            Some(VersionIndex { number, deployment: meta(plan::DEPLOYMENT), key: meta("nsparse_version") })
         })
         .collect();
     versions.sort_by_key(|v| v.number);

@@ -129,7 +129,7 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
             format!("ML Commons takes 1 to {} bytes", super::MAX_CHUNK_BYTES),
         ));
     }
-    let cluster_uuid = cluster_uuid(cluster)?;
+    let cluster_uuid = cluster.uuid()?;
     let path = options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"));
     let previous = if path.is_file() { Some(Deployment::load(&path)?) } else { None };
     if let Some(old) = &previous {
@@ -292,10 +292,6 @@ fn resolve(options: &DeployOptions, capabilities: &Capabilities, notes: &mut Vec
             "deploy with `--side client` (or `auto`): documents and queries are then encoded by nsparse",
         )),
     }
-}
-
-fn cluster_uuid(cluster: &Cluster) -> Result<String> {
-    Ok(cluster.get("/")?.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default().to_owned())
 }
 
 /// Refuses a file that is about another deployment.

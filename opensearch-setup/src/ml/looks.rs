@@ -160,7 +160,7 @@ pub(super) fn index(
         ));
     }
     let made = Made::Index { name: name.clone(), uuid: index_uuid(there) };
-    let marked = there.pointer("/mappings/_meta/nsparse_deployment") == Some(&json!(options.name));
+    let marked = plan::is_marked(there, &options.name);
     let ours = marked || was_made(&made);
     let setting = |at: &str| there.pointer(&format!("/settings/index/{at}")).and_then(Value::as_str);
     let mut changes = Map::new();

@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// Field that holds the templated text inside the pipeline; it never reaches the index.
 pub const TEMPORARY_FIELD: &str = "nsparse_text";
 
+/// In an index's `_meta`: the name of the deployment that made it.
+pub const DEPLOYMENT: &str = "nsparse_deployment";
+
 /// Names of the index's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +71,11 @@ pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_
     })
 }
 
+/// Whether an index, as `GET /{index}` gives it, was made by the deployment of this name.
+pub(super) fn is_marked(index: &Value, deployment: &str) -> bool {
+    index.pointer("/mappings/_meta").and_then(|meta| meta.get(DEPLOYMENT)).and_then(Value::as_str) == Some(deployment)
+}
+
 /// The search pipeline: a `neural_sparse` query that names no model gets this one.
 pub fn search_pipeline(name: &str, model_id: &str) -> Value {
     json!({
@@ -86,7 +94,7 @@ pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: 
     json!({
         "settings": { "index": settings },
         "mappings": {
-            "_meta": { "nsparse_deployment": name },
+            "_meta": { (DEPLOYMENT): name },
             "properties": {
                 fields.title.as_str(): { "type": "text", "analyzer": "english" },
                 fields.text.as_str(): { "type": "text", "analyzer": "english" },

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Model;
 use super::plan::Fields;
+use crate::client::Cluster;
 use crate::error::{Error, Result};
 
 /// Where documents and queries are encoded.
@@ -190,6 +191,17 @@ impl Deployment {
             ));
         }
         Ok(files::read_json(path)?)
+    }
+
+    /// Refuses a cluster that is not the one deployed to.
+    pub(super) fn check_cluster(&self, cluster: &Cluster) -> Result<()> {
+        if cluster.uuid()? == self.cluster_uuid {
+            return Ok(());
+        }
+        Err(Error::usage(
+            format!("{} is another cluster than the one deployed to ({})", cluster.url(), self.cluster_url),
+            "give the URL of the cluster that deployment.json names",
+        ))
     }
 
     /// Writes `deployment.json`, whole or not at all.

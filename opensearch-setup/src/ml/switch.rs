@@ -14,6 +14,7 @@ use super::smoke::{Asked, smoke};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 use crate::index;
+use crate::ingest::loading::MARK;
 
 /// How to switch.
 #[derive(Debug, Clone, Default)]
@@ -177,15 +178,8 @@ fn already(
 /// The file, if it is about this cluster.
 fn open(cluster: &Cluster, path: &Path) -> Result<Deployment> {
     let file = Deployment::load(path)?;
-    let root = cluster.get("/")?;
-    let uuid = root.get("cluster_uuid").and_then(serde_json::Value::as_str).unwrap_or_default();
-    if uuid == file.cluster_uuid {
-        return Ok(file);
-    }
-    Err(Error::usage(
-        format!("{} is another cluster than the one deployed to ({})", cluster.url(), file.cluster_url),
-        "give the URL of the cluster that deployment.json names",
-    ))
+    file.check_cluster(cluster)?;
+    Ok(file)
 }
 
 fn alias_of(file: &Deployment) -> Result<&str> {
@@ -220,7 +214,7 @@ fn target(file: &Deployment, to: Option<u32>, behind: &Behind) -> Result<Deploym
 /// Refuses an index whose ingest has not ended: its copies and its refreshes are still switched off.
 fn check_loaded(cluster: &Cluster, index: &str) -> Result<()> {
     let there = cluster.get(&format!("/{index}")).map_err(|e| look(index, e))?;
-    let mark = there.get(index).and_then(|i| i.pointer("/mappings/_meta/nsparse_loading"));
+    let mark = there.get(index).and_then(|i| i.pointer("/mappings/_meta")?.get(MARK));
     match mark {
         None | Some(serde_json::Value::Null) => Ok(()),
         Some(_) => Err(Error::usage(

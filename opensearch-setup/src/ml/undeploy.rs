@@ -9,6 +9,7 @@ use super::group;
 use super::lifecycle::{self, Model};
 use super::looks::Pipe;
 use super::messages::{Step, explain_error};
+use super::plan;
 use super::poll::Poll;
 use super::record::{Deployment, Made};
 use crate::client::Cluster;
@@ -49,14 +50,7 @@ pub struct UndeployReport {
 /// Before anything is touched: if this is another cluster, or the version asked for is served, or an index has documents
 /// and `options` does not say what becomes of them.
 pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOptions) -> Result<UndeployReport> {
-    let root = cluster.get("/")?;
-    let uuid = root.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default();
-    if uuid != deployment.cluster_uuid {
-        return Err(Error::usage(
-            format!("{} is another cluster than the one deployed to ({})", cluster.url(), deployment.cluster_url),
-            "give the URL of the cluster that deployment.json names",
-        ));
-    }
+    deployment.check_cluster(cluster)?;
     let everything = match options.version {
         None => deployment.everything_made(),
         Some(number) => of_version(cluster, deployment, number)?,
@@ -169,11 +163,7 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             let failed = |e| explain_error(Step::Delete, &format!("index `{name}`"), e);
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let Some(index) = there.get(name) else { return Ok(Taken::Gone) };
-            let ours = if uuid.is_empty() {
-                index.pointer("/mappings/_meta/nsparse_deployment") == Some(&json!(deployment))
-            } else {
-                index_uuid(index) == *uuid
-            };
+            let ours = if uuid.is_empty() { plan::is_marked(index, deployment) } else { index_uuid(index) == *uuid };
             if !ours {
                 return Ok(Taken::Kept("it was made anew by somebody else".to_owned()));
             }
@@ -185,7 +175,7 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             let failed = |e| explain_error(Step::Delete, &made.to_string(), e);
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let mark = there.get(name).and_then(|p| p.get("description"));
-            if mark != Some(&json!(super::plan::mark(deployment))) {
+            if mark != Some(&json!(plan::mark(deployment))) {
                 return Ok(Taken::Kept("it was made anew by somebody else".to_owned()));
             }
             Ok(removed(cluster.delete(&path).map_err(failed)?.is_some()))

@@ -16,6 +16,7 @@ pub(crate) use crate::connect::args::ClusterArgs;
 use crate::data_args::{DataCommand, RunForm};
 use crate::ingest::args::{IngestArgs, ReencodeArgs};
 use crate::mining::args::MineArgs;
+use crate::searching::{self, QueryArgs};
 
 /// Make, ship and measure doc-only learned sparse retrieval models for OpenSearch.
 ///
@@ -130,7 +131,7 @@ pub(crate) enum Command {
     Reduce(ReduceArgs),
     /// Search an index
     #[command(
-        after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data"
+        after_help = "Examples:\n  nsparse search \"vitamin D and bone density\" --deployment deployment.json --model runs/scifact/model\n  nsparse search \"shard size\" --engine local --model quickstart/run/model --data quickstart/data --explain\n  nsparse search \"vitamin D\" --deployment deployment.json --filter 'year>=2015' --filter 'journal=Nature' --from 10\n  nsparse search \"vitamin D\" --deployment deployment.json --model runs/scifact/model --two-phase --highlight\n  nsparse search \"vitamin D\" --deployment deployment.json --method hybrid --weights 0.3,0.7"
     )]
     Search(SearchArgs),
     /// Measure rankings: nDCG, MAP, recall, precision, MRR
@@ -587,6 +588,21 @@ pub(crate) struct SearchArgs {
     /// How many documents are shown
     #[arg(long, short, default_value_t = 10)]
     pub(crate) k: usize,
+    /// How many of the best documents are passed over first: the next page
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) from: usize,
+    /// Only documents that match: field=value (all its words), field!=value, field>=value, or a clause in JSON; several
+    /// must all match
+    #[arg(long, value_name = "FILTER", value_parser = searching::filter)]
+    pub(crate) filter: Vec<serde_json::Value>,
+    /// Mark the query's words in titles and texts
+    #[arg(long)]
+    pub(crate) highlight: bool,
+    /// Show which terms gave how much, the heaviest N of each document
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
+    pub(crate) explain: Option<usize>,
+    #[command(flatten)]
+    pub(crate) how: QueryArgs,
 }
 
 /// How documents are ranked.
@@ -600,6 +616,8 @@ pub(crate) enum Method {
     Sparse,
     /// The trained document encoder, each segment of a long document for itself: the best one counts
     Nested,
+    /// BM25 and the trained document encoder together
+    Hybrid,
 }
 
 #[derive(Debug, Args)]
@@ -614,6 +632,8 @@ pub(crate) struct EvalArgs {
     /// Where ranking happens [default: opensearch]
     #[arg(long, value_enum)]
     pub(crate) engine: Option<Engine>,
+    #[command(flatten)]
+    pub(crate) query: QueryArgs,
     /// Which split is judged
     #[arg(long, default_value = "test")]
     pub(crate) split: String,

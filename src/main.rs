@@ -21,6 +21,7 @@ mod queries;
 mod ranking;
 mod recipes;
 mod report;
+mod searching;
 mod settings;
 mod stored_vectors;
 

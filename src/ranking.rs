@@ -14,13 +14,14 @@ use nsparse_core::{
 use nsparse_encoder::document::DEFAULT_BATCH_TOKENS;
 use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_opensearch::Cluster;
-use nsparse_retrieval::{Bm25Index, InvertedIndex, LexicalEncoder, LexicalWeight, SegmentIndex};
+use nsparse_retrieval::{Bm25Index, FusedSearcher, Fusion, InvertedIndex, LexicalEncoder, LexicalWeight, SegmentIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{Method, Runtime, RuntimeArgs};
 use crate::failure::usage;
 use crate::printer::Printer;
 use crate::queries::Queries;
+use crate::searching::QueryArgs;
 use crate::{cluster_index, document_encoder, encode_job, settings, stored_vectors};
 
 /// BM25's analyzer in a cluster unless another is asked for; the embedded index has the same.
@@ -83,7 +84,28 @@ impl Plan<'_> {
         printer: &Printer,
         cancel: &Cancel,
     ) -> anyhow::Result<(Box<dyn Searcher>, Option<Vectors>)> {
+        self.searcher_by(&QueryArgs::default(), cluster, analyzer, printer, cancel)
+    }
+
+    /// The same, asked as `how` says; its pruning is the queries' own.
+    pub(crate) fn searcher_by(
+        &self,
+        how: &QueryArgs,
+        cluster: Option<&Cluster>,
+        analyzer: &str,
+        printer: &Printer,
+        cancel: &Cancel,
+    ) -> anyhow::Result<(Box<dyn Searcher>, Option<Vectors>)> {
         let (set, documents) = (self.set, self.documents);
+        if self.method == Method::Hybrid {
+            let of = |method| Plan { set, documents, method, model: self.model, device: self.device };
+            let (bm25, _) = of(Method::Bm25).searcher_by(how, cluster, analyzer, printer, cancel)?;
+            let (sparse, vectors) = of(Method::Sparse).searcher_by(how, cluster, analyzer, printer, cancel)?;
+            let fusion = how.fusion.map_or(Fusion::ReciprocalRank, Fusion::from);
+            let [bm25_weight, sparse_weight] = how.weights;
+            let both = FusedSearcher::new(vec![(bm25, bm25_weight), (sparse, sparse_weight)], fusion);
+            return Ok((Box::new(both), vectors));
+        }
         if self.method == Method::Bm25 {
             let searcher: Box<dyn Searcher> = match cluster {
                 Some(cluster) => Box::new(cluster_index::bm25(cluster, set, documents, analyzer, printer, cancel)?),
@@ -93,8 +115,14 @@ impl Plan<'_> {
         }
         let vectors = self.vectors(printer, cancel)?;
         let searcher: Box<dyn Searcher> = match cluster {
-            Some(cluster) => Box::new(cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?),
-            None => vectors.index(documents),
+            Some(cluster) => {
+                let searcher = cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?;
+                Box::new(searcher.in_two_phases(how.phases()))
+            }
+            None => {
+                how.check_local()?;
+                vectors.index(documents)
+            }
         };
         Ok((searcher, Some(vectors)))
     }
@@ -104,7 +132,7 @@ impl Plan<'_> {
         match self.method {
             Method::Bm25 => anyhow::bail!("BM25 has no vectors"),
             Method::Idf => self.lexical(printer, cancel),
-            Method::Sparse | Method::Nested => self.encoded(printer, cancel),
+            Method::Sparse | Method::Nested | Method::Hybrid => self.encoded(printer, cancel),
         }
     }
 

@@ -9,8 +9,8 @@ use nsparse_core::{Cancel, NoProgress, SearchQuery, Searcher, SparseVector};
 use nsparse_integration_tests::node::shared;
 use nsparse_opensearch::ml::Fields;
 use nsparse_opensearch::{
-    Cluster, IndexSpec, IngestOptions, IngestReport, Kind, SparseMode, SparseSearcher, State, bm25_query, index,
-    ingest, ingest_encoded, ingest_segments, ingest_texts, search_sources, segment_searcher, segments, sparse_searcher,
+    Cluster, IndexSpec, IngestOptions, IngestReport, Kind, Page, SparseMode, SparseSearcher, State, bm25_query, index,
+    ingest, ingest_encoded, ingest_segments, ingest_texts, search_page, segment_searcher, segments, sparse_searcher,
 };
 use nsparse_retrieval::SegmentIndex;
 use serde_json::json;
@@ -202,7 +202,9 @@ fn our_indexes_are_marked_found_and_deleted_and_others_are_not() {
     assert!(own.is_complete());
     assert_eq!(own.mark["set"], "life");
 
-    let found = search_sources(cluster, &spec.name, &bm25_query("an apple", &spec.fields), 5, &spec.fields).unwrap();
+    let asked = json!({ "query": bm25_query("an apple", &spec.fields) });
+    let page = Page { size: 5, ..Page::default() };
+    let found = search_page(cluster, &spec.name, asked, &page, &spec.fields).unwrap().hits;
     assert_eq!(found.len(), 2);
     let titled = found.iter().find(|f| f.id == "a").unwrap();
     assert_eq!(titled.source, json!({ "title": "Apples", "text": "about fruit" }));

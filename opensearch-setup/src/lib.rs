@@ -13,10 +13,12 @@ pub mod ingest;
 pub mod ml;
 pub mod newer;
 pub mod node;
+pub mod page;
 pub mod reencode;
 pub mod search;
 pub mod segments;
 pub mod source;
+pub mod two_phase;
 
 pub use capabilities::{Capabilities, Feature, Managed, Version};
 pub use client::{
@@ -30,4 +32,6 @@ pub use ingest::{
     IngestOptions, IngestReport, Rejected, ingest, ingest_documents, ingest_encoded, ingest_segments, ingest_texts,
     ingest_vectors,
 };
-pub use search::{Bm25Searcher, Found, SparseMode, SparseSearcher, bm25_query, search_sources};
+pub use page::{Found, Highlight, Page, Results, hybrid_request, search_page};
+pub use search::{Bm25Searcher, SparseMode, SparseSearcher, TermScore, bm25_query};
+pub use two_phase::TwoPhase;

@@ -12,6 +12,7 @@ use crate::client::{Body, Cluster, Method, NDJSON};
 use crate::error::{ApiError, Error, Result};
 use crate::ingest::FeatureNames;
 use crate::ml::Fields;
+use crate::two_phase::TwoPhase;
 
 /// The deepest page that an index gives by default (`index.max_result_window`).
 pub const MAX_DEPTH: usize = 10_000;
@@ -40,8 +41,8 @@ impl Bm25Searcher {
 
 impl Searcher for Bm25Searcher {
     fn search(&self, queries: &[SearchQuery], depth: usize) -> nsparse_core::Result<Vec<Vec<Hit>>> {
-        let clauses = queries.iter().map(|q| Some(self.query(&q.text))).collect();
-        Ok(multi_search(&self.cluster, &self.index, queries, clauses, depth)?)
+        let requests = queries.iter().map(|q| Some(json!({ "query": self.query(&q.text) }))).collect();
+        Ok(multi_search(&self.cluster, &self.index, queries, requests, depth)?)
     }
 
     fn score(&self, query: &SearchQuery, ids: &[&str]) -> nsparse_core::Result<Option<Vec<f32>>> {
@@ -78,6 +79,7 @@ pub struct SparseSearcher {
     fields: Fields,
     vocabulary: Vec<String>,
     mode: SparseMode,
+    phases: Option<TwoPhase>,
 }
 
 impl SparseSearcher {
@@ -100,7 +102,15 @@ impl SparseSearcher {
         mode: SparseMode,
     ) -> Self {
         let fields = Fields { vector: field.to_owned(), ..Fields::default() };
-        Self { cluster, index: index.into(), fields, vocabulary: vocabulary.to_vec(), mode }
+        let vocabulary = vocabulary.to_vec();
+        Self { cluster, index: index.into(), fields, vocabulary, mode, phases: None }
+    }
+
+    /// The same in two phases.
+    #[must_use]
+    pub fn in_two_phases(mut self, phases: Option<TwoPhase>) -> Self {
+        self.phases = phases;
+        self
     }
 
     /// The same over an index with these fields: nested where they say so.
@@ -115,22 +125,61 @@ impl SparseSearcher {
         &self.mode
     }
 
-    /// The query clause; `None` where the query has nothing to search with.
+    /// The query clause over all tokens; `None` where the query has nothing to search with.
     ///
     /// # Errors
     /// If a weight is not in (0, 64], or there are more than 1024 tokens: the query is named.
     pub fn query(&self, query: &SearchQuery) -> Result<Option<Value>> {
-        self.query_with(query, &FeatureNames::new(&self.vocabulary))
+        self.clause(query, &query.vector, &FeatureNames::new(&self.vocabulary))
     }
 
-    fn query_with(&self, query: &SearchQuery, names: &FeatureNames) -> Result<Option<Value>> {
+    /// The part of a search's body that finds the best `depth` documents: `query`, and with two phases `rescore`, or
+    /// where the cluster encodes the query its `search_pipeline`. `None` where the query has nothing to search with.
+    ///
+    /// # Errors
+    /// As [`SparseSearcher::query`]; also if the index has segments, whose best one depends on all tokens together.
+    pub fn request(&self, query: &SearchQuery, depth: usize) -> Result<Option<Value>> {
+        self.request_with(query, depth, &FeatureNames::new(&self.vocabulary))
+    }
+
+    fn request_with(&self, query: &SearchQuery, depth: usize, names: &FeatureNames) -> Result<Option<Value>> {
+        let in_one_phase = || Ok(self.clause(query, &query.vector, names)?.map(|clause| json!({ "query": clause })));
+        let Some(phases) = self.phases else { return in_one_phase() };
+        if self.fields.segments.is_some() {
+            return Err(Error::usage(
+                "Nested segments cannot be searched in two phases: which one is best depends on all tokens together",
+                "search in one phase, or keep one vector a document",
+            ));
+        }
+        if let SparseMode::Text { .. } = &self.mode {
+            let Some(mut request) = in_one_phase()? else { return Ok(None) };
+            if !self.cluster.capabilities()?.two_phase {
+                return Err(Error::usage(
+                    "This cluster cannot search in two phases with queries that it encodes itself",
+                    "give --model DIR, so that queries are encoded here; or search in one phase",
+                ));
+            }
+            request["search_pipeline"] = phases.pipeline();
+            return Ok(Some(request));
+        }
+        let (first, second) = phases.pruning.split(&query.vector);
+        let Some(clause) = self.clause(query, &first, names)? else { return in_one_phase() };
+        let mut request = json!({ "query": clause });
+        if let Some(rest) = self.clause(query, &second, names)? {
+            request["rescore"] = phases.rescore(rest, depth);
+        }
+        Ok(Some(request))
+    }
+
+    /// The clause for some of a query's tokens, or for its text.
+    fn clause(&self, query: &SearchQuery, vector: &SparseVector, names: &FeatureNames) -> Result<Option<Value>> {
         let field = self.fields.features();
         if let SparseMode::Text { model_id } = &self.mode {
             // The engine refuses a blank text.
             let clause = json!({ "neural_sparse": { field: { "query_text": query.text, "model_id": model_id } } });
             return Ok((!query.text.trim().is_empty()).then(|| self.fields.of_documents(clause)));
         }
-        let features = check_features(&query.id, &query.vector, names)?;
+        let features = check_features(&query.id, vector, names)?;
         if features.is_empty() {
             return Ok(None);
         }
@@ -140,13 +189,65 @@ impl SparseSearcher {
             rank_feature_query(&field, &features)
         })))
     }
+
+    /// What each token of a query gives to each of some documents' scores, as the engine computes it: a search for every
+    /// token alone. One list a document, heaviest first.
+    ///
+    /// # Errors
+    /// As [`SparseSearcher::query`]; also over nested segments, of which each token would choose its own, and where the
+    /// cluster encodes the query.
+    pub fn explain(&self, query: &SearchQuery, ids: &[&str]) -> Result<Vec<Vec<TermScore>>> {
+        if self.fields.segments.is_some() {
+            return Err(Error::usage(
+                "The score of a nested segment cannot be told apart by terms",
+                "explain over an index with one vector a document",
+            ));
+        }
+        let names = FeatureNames::new(&self.vocabulary);
+        let mut singles = Vec::new();
+        let mut requests = Vec::new();
+        for (id, weight) in query.vector.iter() {
+            let single = SearchQuery { vector: SparseVector::from_pairs(vec![(id, weight)]), ..query.clone() };
+            requests.push(self.clause(&single, &single.vector, &names)?.map(|clause| among(clause, ids)));
+            singles.push(single);
+        }
+        let mut terms = vec![Vec::new(); ids.len()];
+        if singles.is_empty() {
+            return Ok(terms);
+        }
+        let found = multi_search(&self.cluster, &self.index, &singles, requests, ids.len().clamp(1, MAX_DEPTH))?;
+        for (single, hits) in singles.iter().zip(found) {
+            let (id, weight) = (single.vector.ids[0], single.vector.weights[0]);
+            for hit in hits {
+                if let Some(place) = ids.iter().position(|i| *i == hit.id) {
+                    let token = self.vocabulary[id as usize].clone();
+                    terms[place].push(TermScore { token, query_weight: weight, score: hit.score });
+                }
+            }
+        }
+        for of_document in &mut terms {
+            of_document.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.token.cmp(&b.token)));
+        }
+        Ok(terms)
+    }
+}
+
+/// What one token of a query gives to a document's score.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TermScore {
+    /// The token.
+    pub token: String,
+    /// Its weight in the query.
+    pub query_weight: Weight,
+    /// Its part of the score: the weight in the query times the weight in the document, as stored.
+    pub score: f32,
 }
 
 impl Searcher for SparseSearcher {
     fn search(&self, queries: &[SearchQuery], depth: usize) -> nsparse_core::Result<Vec<Vec<Hit>>> {
         let names = FeatureNames::new(&self.vocabulary);
-        let clauses = queries.iter().map(|q| self.query_with(q, &names)).collect::<Result<Vec<_>>>()?;
-        Ok(multi_search(&self.cluster, &self.index, queries, clauses, depth)?)
+        let requests = queries.iter().map(|q| self.request_with(q, depth, &names)).collect::<Result<Vec<_>>>()?;
+        Ok(multi_search(&self.cluster, &self.index, queries, requests, depth)?)
     }
 
     fn score(&self, query: &SearchQuery, ids: &[&str]) -> nsparse_core::Result<Option<Vec<f32>>> {
@@ -162,11 +263,16 @@ fn score_ids(
     clause: Option<Value>,
     ids: &[&str],
 ) -> Result<Vec<f32>> {
-    let filtered = |clause| json!({ "bool": { "must": [clause], "filter": [{ "ids": { "values": ids } }] } });
     let asked = std::slice::from_ref(query);
-    let found = multi_search(cluster, index, asked, vec![clause.map(filtered)], ids.len().clamp(1, MAX_DEPTH))?;
+    let requests = vec![clause.map(|clause| among(clause, ids))];
+    let found = multi_search(cluster, index, asked, requests, ids.len().clamp(1, MAX_DEPTH))?;
     let hits: HashMap<&str, f32> = found.iter().flatten().map(|hit| (hit.id.as_str(), hit.score)).collect();
     Ok(ids.iter().map(|id| hits.get(id).copied().unwrap_or(0.0)).collect())
+}
+
+/// A search of a clause among some documents; the filter does not score.
+fn among(clause: Value, ids: &[&str]) -> Value {
+    json!({ "query": { "bool": { "must": [clause], "filter": [{ "ids": { "values": ids } }] } } })
 }
 
 /// A query's features, with its id in the error.
@@ -184,7 +290,7 @@ fn check_features<'a>(id: &str, vector: &SparseVector, names: &FeatureNames<'a>)
 }
 
 /// A weight as a JSON number with the shortest digits that give the same `f32` back.
-fn number(weight: Weight) -> Value {
+pub(crate) fn number(weight: Weight) -> Value {
     weight.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
@@ -199,12 +305,13 @@ fn rank_feature_query(field: &str, features: &[(&str, Weight)]) -> Value {
     json!({ "bool": { "should": features.iter().map(clause).collect::<Vec<_>>() } })
 }
 
-/// Many searches in few requests; only ids and scores come back. A query without a clause finds nothing.
+/// Many searches in few requests; only ids and scores come back. Each request is a search's body without its size; a query
+/// without one finds nothing.
 fn multi_search(
     cluster: &Cluster,
     index: &str,
     queries: &[SearchQuery],
-    clauses: Vec<Option<Value>>,
+    requests: Vec<Option<Value>>,
     depth: usize,
 ) -> Result<Vec<Vec<Hit>>> {
     if depth == 0 || depth > MAX_DEPTH {
@@ -214,15 +321,15 @@ fn multi_search(
         ));
     }
     let mut found = vec![Vec::new(); queries.len()];
-    let asked: Vec<(usize, String)> = clauses
+    let asked: Vec<(usize, String)> = requests
         .into_iter()
         .enumerate()
-        .filter_map(|(i, clause)| {
-            let clause = clause?;
-            Some((
-                i,
-                json!({ "size": depth, "_source": false, "track_total_hits": false, "query": clause }).to_string(),
-            ))
+        .filter_map(|(i, request)| {
+            let mut request = request?;
+            request["size"] = depth.into();
+            request["_source"] = false.into();
+            request["track_total_hits"] = false.into();
+            Some((i, request.to_string()))
         })
         .collect();
     for chunk in asked.chunks(QUERIES_A_REQUEST) {
@@ -282,7 +389,7 @@ fn ask(cluster: &Cluster, index: &str, queries: &[&(usize, String)]) -> Result<V
 }
 
 /// The hits of one answer; failed shards are an error, since the ranking would be wrong.
-fn hits(index: &str, answer: &Value) -> Result<Vec<Hit>> {
+pub(crate) fn hits(index: &str, answer: &Value) -> Result<Vec<Hit>> {
     let failed = answer.get("error").is_some() || answer.pointer("/_shards/failures/0").is_some();
     if failed {
         let status = answer.get("status").and_then(Value::as_u64).unwrap_or(500) as u16;
@@ -312,36 +419,6 @@ fn hits(index: &str, answer: &Value) -> Result<Vec<Hit>> {
             })
         })
         .collect()
-}
-
-/// A hit with what is stored of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Found {
-    /// Its id.
-    pub id: String,
-    /// Its score.
-    pub score: f32,
-    /// Its `_source`, without the vector.
-    pub source: Value,
-}
-
-/// One search that brings the documents along, without their vectors.
-///
-/// # Errors
-/// If the cluster refuses the query or does not answer.
-pub fn search_sources(
-    cluster: &Cluster,
-    index: &str,
-    query: &Value,
-    depth: usize,
-    fields: &Fields,
-) -> Result<Vec<Found>> {
-    let body = json!({ "size": depth, "query": query, "_source": { "excludes": [fields.vector] } });
-    let path = format!("/{index}/_search");
-    let answer = cluster.request_retrying(Method::Post, &path, Body::Json(body))?.body;
-    let source = |i: usize| answer.pointer(&format!("/hits/hits/{i}/_source")).cloned().unwrap_or_default();
-    let hits = hits(index, &answer)?;
-    Ok(hits.into_iter().enumerate().map(|(i, h)| Found { id: h.id, score: h.score, source: source(i) }).collect())
 }
 
 #[cfg(test)]

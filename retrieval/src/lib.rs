@@ -7,6 +7,7 @@
 pub mod analyzer;
 pub mod bm25;
 pub mod error;
+pub mod fusion;
 pub mod index;
 pub mod lexical;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod significance;
 pub use analyzer::Analyzer;
 pub use bm25::Bm25Index;
 pub use error::{Error, Result};
+pub use fusion::{FusedSearcher, Fusion};
 pub use index::{Arithmetic, IndexStats, InvertedIndex};
 pub use lexical::{LexicalEncoder, LexicalWeight};
 pub use metrics::{EvalOptions, Evaluation, evaluate};

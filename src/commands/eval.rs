@@ -152,9 +152,10 @@ fn ranked(args: &EvalArgs, printer: &Printer) -> anyhow::Result<(Qrels, Run, Tim
         Engine::Local => None,
         Engine::Opensearch => Some(settings::cluster(&args.cluster)?),
     };
-    let (searcher, vectors) = plan.searcher(cluster.as_ref(), &args.analyzer, printer, &cancel)?;
+    let (searcher, vectors) = plan.searcher_by(&args.query, cluster.as_ref(), &args.analyzer, printer, &cancel)?;
     let prepare = started.elapsed().as_secs_f64();
-    let search_queries = ranking::search_queries(&queries, vectors.as_ref().map(|v| &v.queries))?;
+    let mut search_queries = ranking::search_queries(&queries, vectors.as_ref().map(|v| &v.queries))?;
+    args.query.prune(&mut search_queries);
     let started = std::time::Instant::now();
     let run = ranking::run(searcher.as_ref(), &search_queries, args.depth, &printer.progress(), &cancel)?;
     let seconds = Seconds { prepare, search: started.elapsed().as_secs_f64() };

@@ -17,6 +17,7 @@ use crate::commands::eval::options;
 use crate::failure::usage;
 use crate::printer::{Printer, table};
 use crate::ranking::{self, Dimensions, Plan};
+use crate::searching::QueryArgs;
 use crate::settings;
 
 /// Where the results are kept, in the run's folder.
@@ -73,6 +74,12 @@ pub(crate) fn run(args: &EvalArgs, run: &Path, printer: &Printer) -> anyhow::Res
         return Err(usage(
             "Checkpoints are ranked by their vectors, in this process",
             "leave out --method and --engine opensearch; `nsparse eval --model RUN/model` measures in a cluster",
+        ));
+    }
+    if args.query != QueryArgs::default() {
+        return Err(usage(
+            "Checkpoints are ranked by all tokens of the queries",
+            "leave out --prune, --two-phase, --weights and --fusion; `nsparse eval --model RUN/model` takes them",
         ));
     }
     let models = distinct(run_models(run)?);

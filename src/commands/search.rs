@@ -1,11 +1,19 @@
-//! `nsparse search`: one query, with the documents' titles and the beginnings of their texts.
+//! `nsparse search`: one query, with the documents' titles and the beginnings of their texts, or which terms made the
+//! score.
 
-use nsparse_core::beir::Query;
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+
+use nsparse_core::beir::{Document, Query};
 use nsparse_core::model_dir::ModelDir;
-use nsparse_core::{SearchQuery, SparseVector};
+use nsparse_core::{DocumentTemplate, Hit, SearchQuery, SparseVector, TextTokenizer};
 use nsparse_encoder::Device;
-use nsparse_opensearch::ml::{Deployment, Fields};
-use nsparse_opensearch::{Cluster, SparseMode, SparseSearcher, bm25_query, search_sources, segments};
+use nsparse_opensearch::ml::{Deployment, Fields, lifecycle};
+use nsparse_opensearch::{
+    Cluster, Found, Highlight, Page, Results, SparseMode, SparseSearcher, TermScore, bm25_query, hybrid_request,
+    search_page, segments,
+};
+use nsparse_retrieval::Fusion;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -14,62 +22,195 @@ use crate::cli::{Engine, Method, SearchArgs};
 use crate::failure::usage;
 use crate::printer::Printer;
 use crate::queries::Queries;
-use crate::ranking::{self, ANALYZER, Plan};
+use crate::ranking::{self, ANALYZER, Plan, Vectors};
+use crate::searching::FusionKind;
 use crate::settings;
 
 /// Characters of a text that are shown.
 const SNIPPET: usize = 160;
+/// Characters of the longest bar.
+const BAR: usize = 24;
+/// Documents of each ranking that are fused here, at least.
+const FUSED: usize = 100;
 
 /// One document found.
 #[derive(Debug, Serialize)]
-struct Result {
+struct Shown {
     rank: usize,
     id: String,
     score: f32,
     title: String,
     text: String,
+    /// Parts of title and text with marked words, by field.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    highlight: Value,
+    /// What each term gave, heaviest first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    terms: Option<Vec<Term>>,
+}
+
+/// A term of the query and its part of a score.
+#[derive(Debug, Serialize)]
+struct Term {
+    #[serde(flatten)]
+    score: TermScore,
+    /// Whether it is no word piece of the document's text; `None` where no tokenizer is at hand.
+    expansion: Option<bool>,
+}
+
+/// A page, and how it was found.
+struct Answer {
+    shown: Vec<Shown>,
+    /// Documents that match, where they are counted, and whether there may be more.
+    total: Option<(u64, bool)>,
+    how: String,
 }
 
 pub(crate) fn run(args: &SearchArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
-    let (results, how) = match args.engine {
-        Engine::Local => (local(args, printer)?, "ranked here".to_owned()),
-        Engine::Opensearch => in_cluster(args)?,
+    if args.explain.is_some() && args.method == Method::Bm25 {
+        return Err(usage(
+            "BM25's scores are not told apart by terms here",
+            "use --method sparse or hybrid with --explain",
+        ));
+    }
+    let answer = match args.engine {
+        Engine::Local => local(args, printer)?,
+        Engine::Opensearch => in_cluster(args, printer)?,
     };
-    if results.is_empty() {
+    if answer.shown.is_empty() {
         printer.text("Nothing found");
     }
-    for r in &results {
-        printer.text(format!("{:>3}  {:<10.4} {}  {}", r.rank, r.score, r.id, r.title));
-        let snippet: String = r.text.chars().take(SNIPPET).collect();
-        let more = if r.text.chars().count() > SNIPPET { "…" } else { "" };
-        printer.text(format!("                {snippet}{more}"));
+    for shown in &answer.shown {
+        printer.text(draw(shown, args));
     }
-    printer.json(&json!({ "query": args.query, "how": how, "results": results }))?;
+    if let Some((total, is_exact)) = answer.total.filter(|_| !answer.shown.is_empty()) {
+        let last = args.from + answer.shown.len();
+        let more = if is_exact { "" } else { " or more" };
+        printer.text(format!("{} to {last} of {total}{more} documents", args.from + 1));
+    }
+    printer.json(&json!({
+        "query": args.query, "how": answer.how, "from": args.from, "total": answer.total.map(|(total, _)| total),
+        "results": answer.shown,
+    }))?;
     Ok(ExitStatus::Success)
 }
 
-fn local(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Vec<Result>> {
+/// A document in the terminal.
+fn draw(shown: &Shown, args: &SearchArgs) -> String {
+    let marked = |field: &str| {
+        let parts = shown.highlight.as_object().into_iter().flatten().find(|(name, _)| *name == field)?.1;
+        let parts: Vec<&str> = parts.as_array()?.iter().filter_map(Value::as_str).collect();
+        Some(parts.join(" … "))
+    };
+    let fields = Fields::default();
+    let title = marked(&fields.title).unwrap_or_else(|| shown.title.clone());
+    let mut out = format!("{:>3}  {:<10.4} {}  {title}", shown.rank, shown.score, shown.id);
+    let snippet = marked(&fields.text).unwrap_or_else(|| {
+        let start: String = shown.text.chars().take(SNIPPET).collect();
+        let more = if shown.text.chars().count() > SNIPPET { "…" } else { "" };
+        format!("{start}{more}")
+    });
+    let _ = write!(out, "\n                {snippet}");
+    let (Some(terms), Some(most)) = (&shown.terms, args.explain) else { return out };
+    let heaviest = terms.first().map_or(1.0, |t| t.score.score);
+    for term in terms.iter().take(most) {
+        let bar = "█".repeat(((term.score.score / heaviest * BAR as f32).round() as usize).max(1));
+        let mark = if term.expansion == Some(true) { '+' } else { ' ' };
+        let TermScore { token, query_weight, score } = &term.score;
+        let in_document = score / query_weight;
+        let _ = write!(
+            out,
+            "\n              {mark} {token:<16} {score:>8.4}  {bar:<BAR$}  {query_weight:.3} × {in_document:.3}"
+        );
+    }
+    if terms.len() > most {
+        let rest: f32 = terms[most..].iter().map(|t| t.score.score).sum();
+        let _ = write!(out, "\n                … {} more {:>9.4}", terms.len() - most, rest);
+    }
+    out
+}
+
+/// Which terms are no word pieces of the document's text.
+fn terms(scores: Vec<TermScore>, text: &str, tokenizer: Option<&TextTokenizer>) -> anyhow::Result<Vec<Term>> {
+    let pieces: Option<Vec<&str>> = match tokenizer {
+        None => None,
+        Some(t) => Some(t.pieces(text)?.into_iter().map(|id| t.vocabulary()[id as usize].as_str()).collect()),
+    };
+    let expansion = |token: &str| pieces.as_ref().map(|p| !p.contains(&token));
+    Ok(scores.into_iter().map(|score| Term { expansion: expansion(&score.token), score }).collect())
+}
+
+fn local(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {
+    for (given, option) in [(!args.filter.is_empty(), "--filter"), (args.highlight, "--highlight")] {
+        if given {
+            return Err(usage(
+                format!("{option} needs a cluster: the embedded index holds vectors alone"),
+                "use --engine opensearch",
+            ));
+        }
+    }
     let set = settings::dataset(&args.data, printer)?;
     let documents = set.corpus()?;
     let cancel = settings::cancel_on_signal();
     let model = args.model.as_deref();
     let plan = Plan { set: &set, documents: &documents, method: args.method, model, device: Device::Cpu };
-    let (searcher, vectors) = plan.searcher(None, ANALYZER, printer, &cancel)?;
+    let (searcher, vectors) = plan.searcher_by(&args.how, None, ANALYZER, printer, &cancel)?;
     let query = Query { id: "query".to_owned(), text: args.query.clone() };
-    let queries = ranking::search_queries(&[query], vectors.as_ref().map(|v| &v.queries))?;
-    let hits = searcher.search(&queries, args.k)?.pop().unwrap_or_default();
-    let find = |id: &str| documents.iter().find(|d| d.id == id);
-    Ok(hits
-        .into_iter()
-        .enumerate()
-        .map(|(i, hit)| {
-            let document = find(&hit.id).cloned().unwrap_or_default();
-            Result { rank: i + 1, id: hit.id, score: hit.score, title: document.title, text: document.text }
-        })
-        .collect())
+    let mut queries = ranking::search_queries(&[query], vectors.as_ref().map(|v| &v.queries))?;
+    args.how.prune(&mut queries);
+    let hits = searcher.search(&queries, args.from + args.k)?.pop().unwrap_or_default();
+    let mut shown = Vec::new();
+    for (i, hit) in hits.into_iter().enumerate().skip(args.from) {
+        let place = documents.iter().position(|d| d.id == hit.id);
+        let document = place.map(|p| documents[p].clone()).unwrap_or_default();
+        let terms = match (&args.explain, &vectors, place) {
+            (Some(_), Some(vectors), Some(place)) => Some(explain_here(vectors, &queries[0].vector, place, &document)?),
+            _ => None,
+        };
+        let Document { title, text, .. } = document;
+        shown.push(Shown { rank: i + 1, id: hit.id, score: hit.score, title, text, highlight: Value::Null, terms });
+    }
+    Ok(Answer { shown, total: None, how: "ranked here".to_owned() })
 }
 
-fn in_cluster(args: &SearchArgs) -> anyhow::Result<(Vec<Result>, String)> {
+/// The parts of a score in the embedded index.
+fn explain_here(
+    vectors: &Vectors,
+    query: &SparseVector,
+    place: usize,
+    document: &Document,
+) -> anyhow::Result<Vec<Term>> {
+    if vectors.segments.is_some() {
+        return Err(usage(
+            "The score of a nested segment cannot be told apart by terms",
+            "use --method sparse with --explain",
+        ));
+    }
+    let tokenizer = vectors.queries.tokenizer();
+    let of_document = vectors.documents[place].as_stored();
+    let mut scores: Vec<TermScore> = query
+        .iter()
+        .map(|(id, weight)| TermScore {
+            token: tokenizer.vocabulary()[id as usize].clone(),
+            query_weight: weight,
+            score: weight * of_document.weight(id),
+        })
+        .filter(|t| t.score > 0.0)
+        .collect();
+    scores.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.token.cmp(&b.token)));
+    terms(scores, &vectors.template.apply(document), Some(tokenizer))
+}
+
+/// The sparse side of a search in a cluster.
+struct Sparse {
+    searcher: SparseSearcher,
+    query: SearchQuery,
+    how: String,
+    /// What encoded the query here.
+    encoder: Option<(Queries, DocumentTemplate)>,
+}
+
+fn in_cluster(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {
     let deployment = args.deployment.as_deref().map(Deployment::load).transpose()?;
     let cluster = match &deployment {
         Some(d) => settings::cluster_of(&args.cluster, &d.cluster_url)?,
@@ -81,8 +222,8 @@ fn in_cluster(args: &SearchArgs) -> anyhow::Result<(Vec<Result>, String)> {
         (None, Some(index)) => (index.clone(), segments::fields_of(&cluster, index, Fields::default())?),
         (None, None) => return Err(usage("No index is named", "give --deployment FILE or --index NAME")),
     };
-    let (query, how) = match args.method {
-        Method::Bm25 => (bm25_query(&args.query, &fields), "bm25".to_owned()),
+    let sparse = match args.method {
+        Method::Bm25 => None,
         Method::Idf => return Err(usage("`idf` vectors are in no deployment", "use --engine local with --method idf")),
         Method::Nested if fields.segments.is_none() => {
             return Err(usage(
@@ -90,48 +231,170 @@ fn in_cluster(args: &SearchArgs) -> anyhow::Result<(Vec<Result>, String)> {
                 "use --method sparse; nested segments are made by `nsparse deploy --segments nested`",
             ));
         }
-        Method::Sparse | Method::Nested => sparse_query(args, deployment.as_ref(), &cluster, &index, &fields)?,
+        Method::Sparse | Method::Nested | Method::Hybrid => {
+            Some(sparse(args, deployment.as_ref(), &cluster, &index, &fields)?)
+        }
     };
-    let found = search_sources(&cluster, &index, &query, args.k, &fields)?;
+    let highlight = args.highlight.then(|| {
+        let (before, after) = if !printer.is_json() && std::io::stdout().is_terminal() {
+            ("\u{1b}[1m", "\u{1b}[0m")
+        } else {
+            ("<em>", "</em>")
+        };
+        Highlight { text: args.query.clone(), before: before.to_owned(), after: after.to_owned() }
+    });
+    let page = Page { from: args.from, size: args.k, filters: args.filter.clone(), highlight };
+    let bm25 = bm25_query(&args.query, &fields);
+    let (found, how) = match &sparse {
+        None => (search_page(&cluster, &index, json!({ "query": bm25 }), &page, &fields)?, "bm25".to_owned()),
+        Some(sparse) if args.method == Method::Hybrid => hybrid(args, &cluster, &index, bm25, sparse, &page, &fields)?,
+        Some(sparse) => {
+            let request = sparse.request(args.from + args.k)?;
+            (search_page(&cluster, &index, request, &page, &fields)?, sparse.how.clone())
+        }
+    };
+    let mut explained = match (&sparse, args.explain) {
+        (Some(sparse), Some(_)) => {
+            let ids: Vec<&str> = found.hits.iter().map(|hit| hit.id.as_str()).collect();
+            sparse.searcher.explain(&sparse.query, &ids)?.into_iter().map(Some).collect()
+        }
+        _ => vec![None; found.hits.len()],
+    };
     let text = |source: &Value, field: &str| source.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let results = found
-        .into_iter()
-        .enumerate()
-        .map(|(i, hit)| Result {
-            rank: i + 1,
-            score: hit.score,
-            title: text(&hit.source, &fields.title),
-            text: text(&hit.source, &fields.text),
+    let mut shown = Vec::new();
+    for (i, hit) in found.hits.into_iter().enumerate() {
+        let (title, body) = (text(&hit.source, &fields.title), text(&hit.source, &fields.text));
+        let terms = match explained[i].take() {
+            None => None,
+            Some(scores) => {
+                let encoder = sparse.as_ref().and_then(|s| s.encoder.as_ref());
+                let document =
+                    Document { id: hit.id.clone(), title: title.clone(), text: body.clone(), ..Document::default() };
+                let of_document = encoder.map(|(_, template)| template.apply(&document)).unwrap_or_default();
+                Some(terms(scores, &of_document, encoder.map(|(queries, _)| queries.tokenizer()))?)
+            }
+        };
+        let highlight = renamed(hit.highlight, &fields);
+        shown.push(Shown {
+            rank: args.from + i + 1,
             id: hit.id,
-        })
-        .collect();
-    Ok((results, how))
+            score: hit.score,
+            title,
+            text: body,
+            highlight,
+            terms,
+        });
+    }
+    Ok(Answer { shown, total: Some((found.total, found.is_exact)), how })
 }
 
-/// The query clause, by the best way there is: the deployment's query tokenizer in the cluster, else a vector
-/// made here.
-fn sparse_query(
+/// Marked parts under the names that title and text have by default.
+fn renamed(highlight: Value, fields: &Fields) -> Value {
+    let plain = Fields::default();
+    let Value::Object(parts) = highlight else { return Value::Null };
+    let name = |name: String| match name {
+        name if name == fields.title => plain.title.clone(),
+        name if name == fields.text => plain.text.clone(),
+        name => name,
+    };
+    Value::Object(parts.into_iter().map(|(field, parts)| (name(field), parts)).collect())
+}
+
+/// BM25 and sparse together: by the cluster where it can, else two searches fused here.
+fn hybrid(
+    args: &SearchArgs,
+    cluster: &Cluster,
+    index: &str,
+    bm25: Value,
+    sparse: &Sparse,
+    page: &Page,
+    fields: &Fields,
+) -> anyhow::Result<(Results, String)> {
+    let weights = args.how.weights;
+    let there = cluster.capabilities()?.neural_search;
+    // Deeper pages of a hybrid query exist from 2.19 alone, and a second phase would stand in the same place.
+    let by_cluster = there && args.from == 0 && args.how.two_phase.is_none();
+    if by_cluster && args.how.fusion != Some(FusionKind::Rrf) {
+        let clause = sparse.clause()?;
+        let request = hybrid_request(&[(bm25, weights[0]), (clause, weights[1])]);
+        let found = search_page(cluster, index, request, page, fields)?;
+        return Ok((found, format!("hybrid query of the cluster: bm25 and {}", sparse.how)));
+    }
+    let depth = (args.from + args.k).max(FUSED);
+    let whole = Page { from: 0, size: depth, ..page.clone() };
+    let lists = [
+        search_page(cluster, index, json!({ "query": bm25 }), &whole, fields)?,
+        search_page(cluster, index, sparse.request(depth)?, &whole, fields)?,
+    ];
+    let fusion = args.how.fusion.map_or(Fusion::ReciprocalRank, Fusion::from);
+    let ranked: Vec<Vec<Hit>> =
+        lists.iter().map(|list| list.hits.iter().map(|f| Hit { id: f.id.clone(), score: f.score }).collect()).collect();
+    let fused = fusion.fuse(&ranked, &weights);
+    let total = fused.len() as u64;
+    let is_exact = lists.iter().all(|list| list.is_exact && list.total <= depth as u64);
+    let mut by_id: std::collections::HashMap<String, Found> =
+        lists.into_iter().rev().flat_map(|list| list.hits).map(|found| (found.id.clone(), found)).collect();
+    let hits = fused.into_iter().skip(args.from).take(args.k);
+    let hits = hits.filter_map(|hit| Some(Found { score: hit.score, ..by_id.remove(&hit.id)? })).collect();
+    Ok((Results { total, is_exact, hits }, format!("bm25 and {}, fused here", sparse.how)))
+}
+
+impl Sparse {
+    fn request(&self, depth: usize) -> anyhow::Result<Value> {
+        self.searcher.request(&self.query, depth)?.ok_or_else(nothing_to_search)
+    }
+
+    fn clause(&self) -> anyhow::Result<Value> {
+        self.searcher.query(&self.query)?.ok_or_else(nothing_to_search)
+    }
+}
+
+fn nothing_to_search() -> anyhow::Error {
+    usage("The query has no token that can be searched", "use other words")
+}
+
+/// The query by the best way there is: the deployment's query tokenizer in the cluster, else a vector made here.
+fn sparse(
     args: &SearchArgs,
     deployment: Option<&Deployment>,
     cluster: &Cluster,
     index: &str,
     fields: &Fields,
-) -> anyhow::Result<(Value, String)> {
+) -> anyhow::Result<Sparse> {
     let mut query = SearchQuery { id: "query".to_owned(), text: args.query.clone(), vector: SparseVector::default() };
-    let searcher = if let Some(model) = deployment.and_then(|d| d.query_model.as_ref()) {
-        let mode = SparseMode::Text { model_id: model.id.clone() };
-        SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode).over(fields)
-    } else {
-        let Some(model) = &args.model else {
+    // What is pruned or explained has to be known token by token.
+    let needs_tokens = args.how.prune.is_some() || args.explain.is_some();
+    let in_cluster = deployment.and_then(|d| d.query_model.as_ref());
+    let mut encoder = None;
+    let searcher = match (in_cluster, &args.model) {
+        (Some(model), _) if !needs_tokens => {
+            let mode = SparseMode::Text { model_id: model.id.clone() };
+            SparseSearcher::with_mode(cluster.clone(), index, &fields.vector, &[], mode)
+        }
+        (_, Some(model)) => {
+            let directory = ModelDir::open(model)?;
+            let queries = Queries::open(&directory, Device::Cpu)?;
+            query.vector = queries.encode(&[&args.query])?.pop().unwrap_or_default();
+            let vocabulary = queries.tokenizer().vocabulary();
+            let searcher = SparseSearcher::new(cluster.clone(), index, &fields.vector, vocabulary)?;
+            encoder = Some((queries, directory.facts()?.template));
+            searcher
+        }
+        (Some(model), None) => {
+            let tokens = lifecycle::predict(cluster, &model.model(), &[&args.query])?.pop().unwrap_or_default();
+            let (vocabulary, weights): (Vec<String>, Vec<f32>) = tokens.into_iter().unzip();
+            query.vector = SparseVector::from_dense(&weights);
+            SparseSearcher::new(cluster.clone(), index, &fields.vector, &vocabulary)?
+        }
+        (None, None) => {
             return Err(usage(
                 "This cluster has no query tokenizer, so the query has to be encoded here, and no model is named",
                 "give --model DIR: its tokenizer and idf table make the query",
             ));
-        };
-        let encoder = Queries::open(&ModelDir::open(model)?, Device::Cpu)?;
-        query.vector = encoder.encode(&[&args.query])?.pop().unwrap_or_default();
-        SparseSearcher::new(cluster.clone(), index, &fields.vector, encoder.tokenizer().vocabulary())?.over(fields)
+        }
     };
+    args.how.prune(std::slice::from_mut(&mut query));
+    let searcher = searcher.over(fields).in_two_phases(args.how.phases());
     let mut how = match searcher.mode() {
         SparseMode::Text { .. } => "neural_sparse, encoded by the cluster",
         SparseMode::Tokens => "neural_sparse with tokens encoded here",
@@ -141,8 +404,8 @@ fn sparse_query(
     if fields.segments.is_some() {
         how.push_str(", over the best segment");
     }
-    let clause = searcher
-        .query(&query)?
-        .ok_or_else(|| usage("The query has no token that can be searched", "use other words"))?;
-    Ok((clause, how))
+    if args.how.two_phase.is_some() {
+        how.push_str(", in two phases");
+    }
+    Ok(Sparse { searcher, query, how, encoder })
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::replay::Script;
 use super::state::{Routed, State};
 use super::{Outage, Reply, Strike};
-use super::{bulk, rewrite};
+use super::{bulk, phases, rewrite};
 
 /// OpenSearch's `http.max_content_length`.
 const MAX_BODY: usize = 100 << 20;
@@ -148,14 +148,14 @@ async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: I
 async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let client = reqwest::Client::builder().no_proxy().build().expect("a client without a proxy");
-    let default = match rewrite::needs_default(&incoming) {
-        Some(target) => default_model(state, &client, url, target, &incoming.query).await,
+    let pipeline = match rewrite::searched(&incoming) {
+        Some(target) => search_pipeline(state, &client, url, target, &incoming).await,
         None => None,
     };
     let (target, rewritten) = {
         let state = lock();
         let in_bulk = bulk::body(&state, &incoming);
-        let rewritten = || rewrite::body(&state, &incoming, default.as_deref());
+        let rewritten = || rewrite::body(&state, &incoming, pipeline.as_ref());
         let body = in_bulk.and_then(|body| body.map_or_else(rewritten, Ok));
         (bulk::target(&state, &incoming), body)
     };
@@ -164,11 +164,32 @@ async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Re
         Err(reply) => return render(&reply),
     };
     let method = reqwest::Method::from_bytes(incoming.method.as_bytes()).expect("axum has parsed the method");
-    let mut request = client.request(method, format!("{url}{target}"));
-    if !incoming.content_type.is_empty() {
-        request = request.header("content-type", &incoming.content_type);
+    let send = |body: Bytes| {
+        let mut request = client.request(method.clone(), format!("{url}{target}"));
+        if !incoming.content_type.is_empty() {
+            request = request.header("content-type", &incoming.content_type);
+        }
+        request.body(body).send()
+    };
+    if incoming.path.ends_with("/_search") {
+        let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if let Some(parts) = phases::parts(&request) {
+            let mut answers = Vec::new();
+            for part in parts {
+                let Ok(answer) = send(part.to_string().into()).await else {
+                    return render(&Reply::error(502, "exception", "the node behind does not answer"));
+                };
+                let status = answer.status().as_u16();
+                let body: Value = serde_json::from_slice(&answer.bytes().await.unwrap_or_default()).unwrap_or_default();
+                if status != 200 {
+                    return render(&Reply { status, body });
+                }
+                answers.push(body);
+            }
+            return render(&phases::combined(&pipeline.unwrap_or_default(), &request, answers));
+        }
     }
-    let answer = match request.body(body).send().await {
+    let answer = match send(body).await {
         Ok(answer) => answer,
         Err(e) => return render(&Reply::error(502, "exception", &format!("the node behind does not answer: {e}"))),
     };
@@ -180,16 +201,19 @@ async fn pass_on(state: &Arc<Mutex<State>>, url: &str, incoming: Incoming) -> Re
     }
 }
 
-/// The model that the search pipeline in force gives to queries: the request's own, or the index's default.
-async fn default_model(
+/// The search pipeline in force: the one in the body, or named by the request, or the index's default.
+async fn search_pipeline(
     state: &Arc<Mutex<State>>,
     client: &reqwest::Client,
     url: &str,
     target: &str,
-    query: &str,
-) -> Option<String> {
-    let named = query.split('&').find_map(|p| p.strip_prefix("search_pipeline=")).map(str::to_owned);
-    let pipeline = if let Some(named) = named {
+    incoming: &Incoming,
+) -> Option<Value> {
+    if let Some(inline) = incoming.json().get("search_pipeline").filter(|p| p.is_object()) {
+        return Some(inline.clone());
+    }
+    let named = incoming.query.split('&').find_map(|p| p.strip_prefix("search_pipeline=")).map(str::to_owned);
+    let name = if let Some(named) = named {
         named
     } else {
         let path = format!("{url}/{target}/_settings/index.search.default_pipeline?flat_settings=true");
@@ -199,7 +223,7 @@ async fn default_model(
         index.get("settings")?.get("index.search.default_pipeline")?.as_str()?.to_owned()
     };
     let state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    rewrite::default_model(state.node.search_pipelines.get(&pipeline)?).map(str::to_owned)
+    state.node.search_pipelines.get(&name).cloned()
 }
 
 /// An answer that ends before its length: the client's connection is cut.

@@ -12,6 +12,7 @@ mod http;
 mod ml;
 mod node;
 mod package;
+mod phases;
 pub mod replay;
 mod rewrite;
 mod search;

@@ -8,28 +8,26 @@ use serde_json::{Value, json};
 
 use super::Reply;
 use super::http::Incoming;
+use super::phases;
 use super::state::State;
 
 /// The body to send on: of searches rewritten, of search pipelines without what the node does not know, of everything
-/// else as it came. `default` is the model of queries that name none.
-pub(super) fn body(state: &State, incoming: &Incoming, default: Option<&str>) -> Result<Bytes, Reply> {
+/// else as it came. `pipeline` is the search pipeline in force.
+pub(super) fn body(state: &State, incoming: &Incoming, pipeline: Option<&Value>) -> Result<Bytes, Reply> {
     if !state.options.neural_search {
         return Ok(incoming.body.clone());
     }
     if incoming.method == "PUT" && incoming.path.starts_with("/_search/pipeline/") {
-        let mut pipeline = incoming.json();
-        if let Some(Value::Array(processors)) = pipeline.get_mut("request_processors") {
-            processors.retain(|p| p.get("neural_query_enricher").is_none());
-        }
-        return Ok(pipeline.to_string().into());
+        return Ok(phases::stripped(incoming.json()).to_string().into());
     }
+    let default = pipeline.and_then(default_model);
     if incoming.path.ends_with("/_search") {
-        let mut query = incoming.json();
-        if query.is_null() {
+        let mut request = incoming.json();
+        if request.is_null() {
             return Ok(incoming.body.clone());
         }
-        rewrite(state, &mut query, default)?;
-        return Ok(query.to_string().into());
+        search(state, &mut request, pipeline)?;
+        return Ok(request.to_string().into());
     }
     if incoming.path.ends_with("/_msearch") {
         let text = String::from_utf8_lossy(&incoming.body);
@@ -47,6 +45,18 @@ pub(super) fn body(state: &State, incoming: &Incoming, default: Option<&str>) ->
         return Ok(out.into());
     }
     Ok(incoming.body.clone())
+}
+
+/// Rewrites a search's body, with what its pipeline does to it.
+pub(super) fn search(state: &State, request: &mut Value, pipeline: Option<&Value>) -> Result<(), Reply> {
+    if let Some(request) = request.as_object_mut() {
+        request.remove("search_pipeline");
+    }
+    let default = pipeline.and_then(default_model);
+    if let Some(processor) = pipeline.and_then(|p| phases::processor(p, "neural_sparse_two_phase_processor")) {
+        phases::split(state, request, processor, default)?;
+    }
+    rewrite(state, request, default)
 }
 
 /// Rewrites every `neural_sparse` in a query, however deep it stands.
@@ -67,15 +77,28 @@ pub(super) fn rewrite(state: &State, value: &mut Value, default: Option<&str>) -
 
 /// The model that a search pipeline gives to queries that name none.
 pub(super) fn default_model(pipeline: &Value) -> Option<&str> {
-    let processors = pipeline.get("request_processors")?.as_array()?;
-    processors.iter().find_map(|p| p.get("neural_query_enricher")?.get("default_model_id")?.as_str())
+    phases::processor(pipeline, "neural_query_enricher")?.get("default_model_id")?.as_str()
 }
 
-/// The index or alias of a search whose sparse queries may need a default model.
-pub(super) fn needs_default(incoming: &Incoming) -> Option<&str> {
+/// The index or alias of a search to which a search pipeline of neural-search may do something.
+pub(super) fn searched(incoming: &Incoming) -> Option<&str> {
     let target = incoming.path.strip_suffix("/_search")?.trim_matches('/');
     let text = String::from_utf8_lossy(&incoming.body);
-    (text.contains("\"neural_sparse\"") && !text.contains("\"model_id\"")).then_some(target)
+    (text.contains("\"neural_sparse\"") || text.contains("\"hybrid\"")).then_some(target)
+}
+
+/// The tokens of a `neural_sparse` clause with their weights.
+pub(super) fn tokens(state: &State, config: &Value, default: Option<&str>) -> Result<BTreeMap<String, f32>, Reply> {
+    let refuse = |reason: &str| Err(Reply::error(400, "illegal_argument_exception", reason));
+    match (&config["query_tokens"], &config["query_text"], &config["model_id"]) {
+        (Value::Object(tokens), _, _) => {
+            Ok(tokens.iter().map(|(t, w)| (t.clone(), w.as_f64().unwrap_or(0.0) as f32)).collect())
+        }
+        (_, Value::String(text), _) if text.is_empty() => refuse("query_text field can not be empty"),
+        (_, Value::String(text), Value::String(model)) => state.infer(model, text),
+        (_, Value::String(text), Value::Null) if default.is_some() => state.infer(default.unwrap_or_default(), text),
+        _ => refuse("query_text and model_id cannot be null"),
+    }
 }
 
 fn clauses(state: &State, clause: &Value, default: Option<&str>) -> Result<Value, Reply> {
@@ -83,17 +106,7 @@ fn clauses(state: &State, clause: &Value, default: Option<&str>) -> Result<Value
     let Some((field, config)) = clause.as_object().and_then(|c| c.iter().next()) else {
         return Err(refuse("parsing_exception", "[neural_sparse] query has no field".to_owned()));
     };
-    let tokens: BTreeMap<String, f32> = match (&config["query_tokens"], &config["query_text"], &config["model_id"]) {
-        (Value::Object(tokens), _, _) => {
-            tokens.iter().map(|(t, w)| (t.clone(), w.as_f64().unwrap_or(0.0) as f32)).collect()
-        }
-        (_, Value::String(text), _) if text.is_empty() => {
-            return Err(refuse("illegal_argument_exception", "query_text field can not be empty".to_owned()));
-        }
-        (_, Value::String(text), Value::String(model)) => state.infer(model, text)?,
-        (_, Value::String(text), Value::Null) if default.is_some() => state.infer(default.unwrap_or_default(), text)?,
-        _ => return Err(refuse("illegal_argument_exception", "query_text and model_id cannot be null".to_owned())),
-    };
+    let tokens = tokens(state, config, default)?;
     if tokens.len() > 1024 {
         return Err(refuse(
             "query_shard_exception",

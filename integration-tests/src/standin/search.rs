@@ -49,15 +49,15 @@ impl State {
             [one] => self.node.indexes[one].settings.get("search.default_pipeline").and_then(Value::as_str),
             _ => None,
         };
-        let default = match pipeline.map(|name| (name, self.node.search_pipelines.get(name))) {
+        let pipeline = match pipeline.map(|name| (name, self.node.search_pipelines.get(name))) {
             Some((name, None)) => {
                 let reason = format!("Pipeline {name} is not defined");
                 return Reply::error(400, "illegal_argument_exception", &reason);
             }
-            Some((_, Some(pipeline))) => rewrite::default_model(pipeline),
+            Some((_, Some(pipeline))) => Some(pipeline),
             None => None,
         };
-        if let Err(reply) = rewrite::rewrite(self, &mut query, default) {
+        if let Err(reply) = rewrite::rewrite(self, &mut query, pipeline.and_then(rewrite::default_model)) {
             return reply;
         }
         let mut found: Vec<(f64, &String, &String, &Value)> = Vec::new();

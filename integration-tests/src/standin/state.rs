@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::http::Incoming;
 use super::node::Node;
 use super::package::Loaded;
-use super::{Contents, Options, Outage, Reply, Strike, rewrite};
+use super::{Contents, Options, Outage, Reply, Strike, phases};
 
 /// The only node of the cluster.
 pub(super) const NODE: &str = "standInNode";
@@ -180,8 +180,8 @@ impl State {
         Routed::Upstream
     }
 
-    /// Search pipelines: a real node knows no `neural_query_enricher`, so it gets them without (see `rewrite`), and they
-    /// are told from here.
+    /// Search pipelines: a real node knows none of neural-search's processors, so it gets them without (see `phases`), and
+    /// they are told from here.
     fn search_pipeline(&mut self, path: &str, incoming: &Incoming) -> Routed {
         let name = path.trim_start_matches("_search/pipeline").trim_matches('/').to_owned();
         let before_a_node = self.options.upstream.is_some();
@@ -190,10 +190,13 @@ impl State {
             ("GET", "") => Routed::Answer(super::node::all(&self.node.search_pipelines)),
             ("PUT", _) => {
                 let body = incoming.json();
-                let knows = self.options.neural_search;
-                if rewrite::default_model(&body).is_some() && !knows {
-                    let reason = "Invalid processor type neural_query_enricher";
-                    return Routed::Answer(Reply::error(400, "illegal_argument_exception", reason));
+                let unknown = phases::PROCESSORS.iter().find(|name| phases::processor(&body, name).is_some());
+                if let (Some(name), false) = (unknown, self.options.neural_search) {
+                    let reason = format!("Invalid processor type {name}");
+                    return Routed::Answer(Reply::error(400, "illegal_argument_exception", &reason));
+                }
+                if let Err(reply) = phases::check(&body) {
+                    return Routed::Answer(reply);
                 }
                 let reply = self.node.search_pipeline("PUT", &name, body);
                 if before_a_node { Routed::Upstream } else { Routed::Answer(reply) }

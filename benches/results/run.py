@@ -79,7 +79,7 @@ class Work:
         """Trains once; gives the model directory and the step's log entry."""
         folder = self.out / name
         changes = [f"run.dir={folder}", f"data.dir={self.data}", f"data.split={self.split}", *sets]
-        command = ["train", RECIPE, "--replace", *[part for change in changes for part in ("--set", change)]]
+        command = ["train", recipe, "--replace", *[part for change in changes for part in ("--set", change)]]
         self.step(name, *command)
         config = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()[:12]
         return folder / "model", {**self.cost(*command), "config": config}

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nsparse_core::Pruning;
 
 use crate::bench::args::BenchArgs;
 use crate::commands::deploy::DeployArgs;
@@ -157,6 +158,25 @@ pub(crate) enum Command {
         after_help = "Examples:\n  nsparse bench train --layers 6 --hidden 384 --heads 12 --vocab 30522 --docs 16 --tokens 128\n  nsparse bench encode --model runs/scifact/model --data scifact --sample 600"
     )]
     Bench(BenchArgs),
+    /// Print a shell's completions
+    #[command(after_help = crate::commands::shell::COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    /// Write a man page for every command
+    #[command(after_help = crate::commands::shell::MAN_EXAMPLES)]
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder that they go to; it is made
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 /// Where the documents, queries and judgments come from.
@@ -507,6 +527,9 @@ pub(crate) struct EncodeArgs {
     /// What weights are multiplied by before they are rounded to Anserini's integers [default: 100]
     #[arg(long, value_name = "FACTOR")]
     pub(crate) quantize: Option<u32>,
+    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    #[arg(long, value_name = "RULE")]
+    pub(crate) prune: Option<Pruning>,
     /// Only the I-th of N parts, counted from 1: blocks of documents go round
     #[arg(long, value_name = "I/N")]
     pub(crate) shard: Option<String>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use nsparse_core::model_dir::{Activation, ModelDir};
-use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, Segments, SparseVector, files};
+use nsparse_core::{Cancel, DocumentEncoder, DocumentTemplate, Progress, Pruning, Segments, SparseVector, files};
 use nsparse_encoder::SparseEncoder;
 use nsparse_encoder::document::Encoded;
 #[cfg(feature = "onnxruntime")]
@@ -22,6 +22,8 @@ pub(crate) struct DocumentModel {
     pub(crate) activation: Activation,
     /// How a text longer than the window is read.
     pub(crate) segments: Option<Segments>,
+    /// Which entries of a vector stay; all where `None`.
+    pruning: Option<Pruning>,
     /// sha256 of the weights: the same documents with other weights are another job.
     pub(crate) weights_sha256: String,
 }
@@ -48,6 +50,7 @@ pub(crate) fn open(model: &Path, args: &RuntimeArgs, device: &str) -> anyhow::Re
                 template: facts.template,
                 activation: facts.activation,
                 segments: facts.segments,
+                pruning: None,
                 weights_sha256: files::sha256_file(&directory.file("model.safetensors"))?.0,
             })
         }
@@ -66,6 +69,7 @@ fn onnxruntime(model: &Path, args: &RuntimeArgs) -> anyhow::Result<DocumentModel
         template: encoder.template().clone(),
         activation: encoder.activation(),
         segments: encoder.segments().copied(),
+        pruning: None,
         weights_sha256: encoder.weights_sha256().to_owned(),
         engine: Engine::Onnxruntime(Box::new(encoder)),
     })
@@ -88,6 +92,24 @@ fn library(args: &RuntimeArgs) -> Option<PathBuf> {
 }
 
 impl DocumentModel {
+    /// The same with vectors, or each segment's, that keep what this rule keeps.
+    #[must_use]
+    pub(crate) fn pruned(mut self, pruning: Option<Pruning>) -> Self {
+        self.pruning = pruning;
+        self
+    }
+
+    /// The rule, where vectors are pruned.
+    pub(crate) fn pruning(&self) -> Option<Pruning> {
+        self.pruning
+    }
+
+    fn prune(&self, vectors: &mut [SparseVector]) {
+        if let Some(pruning) = self.pruning {
+            vectors.iter_mut().for_each(|vector| *vector = pruning.prune(vector));
+        }
+    }
+
     /// The same with batches of at most so many tokens.
     #[must_use]
     pub(crate) fn with_batch_tokens(mut self, batch_tokens: usize) -> Self {
@@ -106,11 +128,13 @@ impl DocumentModel {
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> anyhow::Result<Encoded> {
-        Ok(match &self.engine {
+        let mut encoded = match &self.engine {
             Engine::Nsparse(encoder) => encoder.encode_counted(texts, progress, cancel)?,
             #[cfg(feature = "onnxruntime")]
             Engine::Onnxruntime(encoder) => encoder.encode_counted(texts, progress, cancel)?,
-        })
+        };
+        self.prune(&mut encoded.vectors);
+        Ok(encoded)
     }
 
     fn encoder(&self) -> &dyn DocumentEncoder {
@@ -124,11 +148,15 @@ impl DocumentModel {
 
 impl DocumentEncoder for DocumentModel {
     fn encode(&self, texts: &[&str]) -> nsparse_core::Result<Vec<SparseVector>> {
-        self.encoder().encode(texts)
+        let mut vectors = self.encoder().encode(texts)?;
+        self.prune(&mut vectors);
+        Ok(vectors)
     }
 
     fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
-        self.encoder().encode_segments(texts)
+        let mut of_texts = self.encoder().encode_segments(texts)?;
+        of_texts.iter_mut().for_each(|segments| self.prune(segments));
+        Ok(of_texts)
     }
 
     fn vocabulary(&self) -> &[String] {

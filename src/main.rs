@@ -94,5 +94,7 @@ fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitStatus> {
         Command::Monitor(args) => commands::monitor::run(&args, printer),
         Command::Report(args) => commands::report::run(&args, printer),
         Command::Bench(args) => commands::bench::run(&args, printer),
+        Command::Completions(args) => commands::shell::completions(&args, printer),
+        Command::Man(args) => commands::shell::man(&args, printer),
     }
 }

@@ -8,8 +8,8 @@ use nsparse_core::model_dir::ModelDir;
 use nsparse_core::segments::maximum;
 use nsparse_core::vector_files::{FileMeta, Format, Job, Precision};
 use nsparse_core::{
-    Cancel, DocumentTemplate, Error, IdfFormula, IdfTable, QueryEncoder, Run, SearchQuery, Searcher, SparseVector,
-    TextTokenizer, files,
+    Cancel, DocumentTemplate, Error, IdfFormula, IdfTable, Pruning, QueryEncoder, Run, SearchQuery, Searcher,
+    SparseVector, TextTokenizer, files,
 };
 use nsparse_encoder::document::DEFAULT_BATCH_TOKENS;
 use nsparse_encoder::{Device, SparseEncoder};
@@ -113,7 +113,10 @@ impl Plan<'_> {
             };
             return Ok((searcher, None));
         }
-        let vectors = self.vectors(printer, cancel)?;
+        let mut vectors = self.vectors(printer, cancel)?;
+        if let Some(pruning) = how.prune_documents {
+            vectors.prune(pruning);
+        }
         let searcher: Box<dyn Searcher> = match cluster {
             Some(cluster) => {
                 let searcher = cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?;
@@ -295,6 +298,18 @@ pub(crate) struct Dimensions {
 }
 
 impl Vectors {
+    /// Keeps what the rule keeps of each document, or of each of its segments.
+    fn prune(&mut self, pruning: Pruning) {
+        match &mut self.segments {
+            None => self.documents.iter_mut().for_each(|vector| *vector = pruning.prune(vector)),
+            Some(of_documents) => {
+                of_documents.iter_mut().flatten().for_each(|vector| *vector = pruning.prune(vector));
+                self.documents = of_documents.iter().map(|segments| maximum(segments)).collect();
+            }
+        }
+        self.key = format!("{} {pruning}", self.key);
+    }
+
     /// The embedded index over them.
     fn index(&self, documents: &[Document]) -> Box<dyn Searcher> {
         let ids = documents.iter().map(|d| d.id.clone());

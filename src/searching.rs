@@ -15,6 +15,9 @@ pub(crate) struct QueryArgs {
     /// `alpha_mass:R` of all weights, or `abs_value:W`
     #[arg(long, value_name = "RULE")]
     pub(crate) prune: Option<Pruning>,
+    /// Rank a part of each document's entries alone, by the same rules: what `nsparse ingest --prune` would send
+    #[arg(long, value_name = "RULE")]
+    pub(crate) prune_documents: Option<Pruning>,
     /// Find documents by the tokens that RULE keeps, then add the others' scores for the best of them
     #[arg(long, value_name = "RULE", num_args = 0..=1, require_equals = true, default_missing_value = "max_ratio:0.4")]
     pub(crate) two_phase: Option<Pruning>,
@@ -50,7 +53,7 @@ impl From<FusionKind> for Fusion {
 impl Default for QueryArgs {
     /// All tokens, in one phase.
     fn default() -> Self {
-        Self { prune: None, two_phase: None, expansion: 5.0, weights: [1.0, 1.0], fusion: None }
+        Self { prune: None, prune_documents: None, two_phase: None, expansion: 5.0, weights: [1.0, 1.0], fusion: None }
     }
 }
 

@@ -178,6 +178,76 @@ fn ranked_here_by_all_methods() {
 }
 
 #[test]
+fn a_search_is_paged_pruned_told_apart_and_fused_here() {
+    let nsparse = with_sample();
+    let asked = |more: &[&str]| {
+        let mut command = nsparse.command(["search", "the posting list of a term", "--engine", "local"]);
+        command.args(["--model", "model", "--data", "set", "--json"]).args(more);
+        nsparse_integration_tests::cli::finish(command)
+    };
+    let search = |more: &[&str]| asked(more).json()["results"].as_array().unwrap().clone();
+    let whole = search(&["--explain", "-k", "6"]);
+    assert_eq!(whole.len(), 6);
+    for result in &whole {
+        let terms = result["terms"].as_array().unwrap();
+        let sum: f64 = terms.iter().map(|t| number(t, "score")).sum();
+        let score = number(result, "score");
+        assert!((sum - score).abs() < 1e-4 * score, "{}: {score}, its terms {sum}", result["id"]);
+        assert!(terms.iter().all(|t| t["expansion"].is_boolean()));
+    }
+    assert_eq!(search(&["--explain", "-k", "3", "--from", "3"]), whole[3..]);
+    let pruned = search(&["--explain", "--prune", "top_k:2"]);
+    assert!(pruned.iter().all(|r| (1..=2).contains(&r["terms"].as_array().unwrap().len())));
+    let mut command = nsparse.command(["search", "the posting list of a term", "--engine", "local", "--explain=1"]);
+    command.args(["--model", "model", "--data", "set", "-k", "1"]);
+    let drawn = nsparse_integration_tests::cli::finish(command).stdout;
+    assert!(drawn.contains("█") && drawn.contains(" × ") && drawn.contains("more"), "{drawn}");
+
+    let ids = |results: &[serde_json::Value]| -> Vec<String> {
+        results.iter().map(|r| r["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let sparse_alone = search(&["--method", "hybrid", "--weights", "0,1"]);
+    assert_eq!(ids(&sparse_alone)[..6], ids(&whole));
+    let bm25_alone = search(&["--method", "hybrid", "--weights", "1,0", "--fusion", "minmax", "-k", "2"]);
+    assert_eq!(ids(&bm25_alone), ids(&search(&["--method", "bm25", "-k", "2"])));
+    for (more, word) in [
+        (&["--two-phase"][..], "no two phases"),
+        (&["--filter", "year>2000"], "--filter needs a cluster"),
+        (&["--highlight"], "--highlight needs a cluster"),
+        (&["--method", "bm25", "--explain"], "not told apart"),
+        (&["--prune", "max_ratio:1.5"], "from 0 to below 1"),
+    ] {
+        let refused = asked(more);
+        assert_eq!(refused.code, Some(2), "{more:?}");
+        assert!(refused.stderr.contains(word), "{}", refused.stderr);
+    }
+    let summary = nsparse.json("eval --data set --engine local --method sparse --model model --prune max_ratio:0.5");
+    let all = nsparse.json("eval --data set --engine local --method sparse --model model");
+    assert!(number(&summary["dimensions"], "query_mean") < number(&all["dimensions"], "query_mean"));
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let nsparse = Nsparse::new(env!("CARGO_BIN_EXE_nsparse"));
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = nsparse.ok(&format!("completions {shell}")).stdout;
+        assert!(script.contains("reencode") && script.contains("two-phase"), "{shell}");
+    }
+    let pages = nsparse.json("man --out man")["pages"].as_array().unwrap().len();
+    let help = nsparse.ok("help").stdout;
+    let commands = help.lines().skip_while(|l| *l != "Commands:").skip(1).take_while(|l| l.starts_with("  "));
+    // What is indented further goes on with the line before it.
+    let commands: Vec<&str> =
+        commands.filter(|l| !l.starts_with("   ")).filter_map(|l| l.split_whitespace().next()).collect();
+    assert!(commands.len() > 25 && pages > commands.len(), "{commands:?}, {pages} pages");
+    let page = |command: &str| String::from_utf8(nsparse.read(&format!("man/nsparse-{command}.1"))).unwrap();
+    for command in commands.iter().filter(|c| **c != "help") {
+        assert!(page(command).contains(".SH SYNOPSIS"), "{command}");
+    }
+    assert!(page("deploy").contains("Examples"));
+}
+
+#[test]
 fn a_text_seen_as_document_and_as_query() {
     let nsparse = with_sample();
     let mut command = nsparse.command(["inspect", "Search engine search.", "--model", "model", "--json"]);

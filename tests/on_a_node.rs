@@ -90,6 +90,37 @@ fn deploy_ingest_search_and_take_back() {
     let bm25 = search(&["--deployment", "deployment.json", "--method", "bm25"]);
     assert_eq!(bm25["results"][0]["id"], "posting-list");
 
+    // What each term gives is the same in the engine as here.
+    let explained = |more: &[&str]| {
+        let found = search(&[more, &["--explain", "-k", "3"]].concat());
+        let terms = |r: &Value| -> Vec<String> {
+            r["terms"].as_array().unwrap().iter().map(|t| format!("{} {}", t["token"], t["expansion"])).collect()
+        };
+        found["results"].as_array().unwrap().iter().map(terms).collect::<Vec<_>>()
+    };
+    let there = explained(&["--deployment", "deployment.json"]);
+    assert_eq!(there, explained(&["--engine", "local", "--data", "life"]));
+    assert!(there.iter().all(|terms| !terms.is_empty()));
+    // With every document in the second phase nothing changes but the way.
+    let phased = search(&["--deployment", "deployment.json", "--two-phase", "--expansion", "100"]);
+    assert_eq!(phased["how"], "rank_feature clauses encoded here, in two phases");
+    assert_eq!(ids(&phased), ids(&found));
+    let later = search(&["--deployment", "deployment.json", "--from", "4", "-k", "6"]);
+    assert_eq!(ids(&later), ids(&found)[4..]);
+    let marked = search(&["--deployment", "deployment.json", "--method", "bm25", "--highlight", "-k", "1"]);
+    assert!(marked["results"][0]["highlight"]["title"][0].as_str().unwrap().contains("<em>"), "{marked}");
+    let word = found["results"][1]["title"].as_str().unwrap().split_whitespace().last().unwrap().to_owned();
+    let filtered = search(&["--deployment", "deployment.json", "--filter", &format!("title={word}")]);
+    assert!(ids(&filtered).contains(&ids(&found)[1]) && !ids(&filtered).is_empty());
+    let without = search(&["--deployment", "deployment.json", "--filter", &format!("title!={word}")]);
+    assert!(!ids(&without).contains(&ids(&found)[1]) && !ids(&without).is_empty());
+    let hybrid = search(&["--deployment", "deployment.json", "--method", "hybrid"]);
+    assert_eq!(hybrid["how"], "bm25 and rank_feature clauses encoded here, fused here");
+    let here = search(&["--engine", "local", "--data", "life", "--method", "hybrid"]);
+    // Equal scores stand in another order in the engine, so ranks near each other may change places.
+    let best = |found: &Value| ids(found)[..3].iter().cloned().collect::<BTreeSet<_>>();
+    assert_eq!((&ids(&hybrid)[0], best(&hybrid)), (&ids(&here)[0], best(&here)));
+
     // An index with documents is not deleted by accident.
     let refused = nsparse.run("undeploy deployment.json");
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);

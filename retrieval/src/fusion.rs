@@ -6,6 +6,8 @@ use nsparse_core::{Hit, Result, SearchQuery, Searcher};
 
 /// The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): how little the first ranks stand out.
 pub const RANK_CONSTANT: f32 = 60.0;
+/// How deep each ranking goes at least before they are fused: a document may stand low in one and high in another.
+pub const LEAST_DEPTH: usize = 100;
 /// What the last document of a list scores after [`Fusion::MinMax`], so that it differs from one that is not in it; as in
 /// neural-search.
 const LEAST: f32 = 0.001;
@@ -61,7 +63,7 @@ impl Searcher for FusedSearcher {
         let weights: Vec<f32> = self.searchers.iter().map(|(_, weight)| *weight).collect();
         let mut of_queries: Vec<Vec<Vec<Hit>>> = vec![Vec::new(); queries.len()];
         for (searcher, _) in &self.searchers {
-            for (lists, hits) in of_queries.iter_mut().zip(searcher.search(queries, depth)?) {
+            for (lists, hits) in of_queries.iter_mut().zip(searcher.search(queries, depth.max(LEAST_DEPTH))?) {
                 lists.push(hits);
             }
         }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use nsparse_core::Pruning;
 use serde::Serialize;
 
-use crate::cli::DataArgs;
+use crate::cli::{ClusterArgs, DataArgs};
 
 /// What `share_of_rate` means, for the help.
 macro_rules! share_of_rate {
@@ -48,6 +49,14 @@ pub(crate) enum Bench {
         after_long_help = "Examples:\n  nsparse bench search --model runs/scifact/model --data scifact\n  nsparse bench search --docs 100000 --active 150 --queries 1000"
     )]
     Search(SearchBench),
+    /// Time single queries against an index in a cluster: BM25, sparse, pruned, in two phases
+    ///
+    /// Every query of the data set is asked once a round in every way, by one client or several that each wait for their
+    /// answer; the cluster's request cache is not used. It is load: mind a cluster that serves.
+    #[command(
+        after_long_help = "Example:\n  nsparse bench queries --beir scifact --model runs/scifact/model --deployment deployment.json --clients 1,8 --prune max_ratio:0.2 --two-phase max_ratio:0.4"
+    )]
+    Queries(QueriesBench),
     /// Time the products of a training step alone, shape by shape, on one thread and on all
     #[command(after_long_help = "Example:\n  nsparse bench product --layers 6 --hidden 384 --docs 16 --tokens 128")]
     Product(ProductBench),
@@ -242,4 +251,40 @@ pub(crate) struct ProductBench {
     #[arg(long)]
     #[serde(skip)]
     pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct QueriesBench {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// The model directory: its tokenizer and idf table make the queries
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: PathBuf,
+    /// The file that `nsparse deploy` wrote
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deployment: Option<PathBuf>,
+    /// The index, where there is no deployment
+    #[arg(long, conflicts_with = "deployment")]
+    pub(crate) index: Option<String>,
+    /// How many documents are asked for
+    #[arg(long, short, default_value_t = 10)]
+    pub(crate) k: usize,
+    /// How many clients ask at once; several numbers, one after the other
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,8", value_parser = clients)]
+    pub(crate) clients: Vec<usize>,
+    /// Timed rounds, after one that is not
+    #[arg(long, default_value_t = 3, value_parser = clients)]
+    pub(crate) rounds: usize,
+    /// Also with queries pruned by this rule; several are several ways
+    #[arg(long, value_name = "RULE")]
+    pub(crate) prune: Vec<Pruning>,
+    /// Also in two phases, split by this rule; several are several ways
+    #[arg(long, value_name = "RULE")]
+    pub(crate) two_phase: Vec<Pruning>,
+}
+
+fn clients(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=256).contains(n)).ok_or_else(|| format!("`{text}` is no number from 1 to 256"))
 }

@@ -4,6 +4,7 @@ pub(crate) mod args;
 pub(crate) mod encode;
 pub(crate) mod model;
 pub(crate) mod product;
+pub(crate) mod queries;
 pub(crate) mod search;
 pub(crate) mod train;
 

@@ -32,21 +32,22 @@ pub(crate) struct SearchReport {
     queries_per_second: f64,
     #[serde(flatten)]
     timing: Timing,
+    /// Each query alone on one thread.
     latency_seconds: Latency,
     peak_memory_bytes: Option<u64>,
 }
 
-/// Seconds of single queries, each alone on one thread.
+/// Times of single queries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct Latency {
-    p50: f64,
-    p90: f64,
-    p99: f64,
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
     max: f64,
 }
 
 impl Latency {
-    fn of(mut seconds: Vec<f64>) -> Self {
+    pub(crate) fn of(mut seconds: Vec<f64>) -> Self {
         seconds.sort_unstable_by(f64::total_cmp);
         // The smallest value that the share of queries does not exceed.
         let percentile = |p: usize| seconds[(seconds.len() * p).div_ceil(100).max(1) - 1];

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Plan, Side, deploy, plan_of};
+use nsparse_core::Pruning;
+use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Indexing, Plan, Side, deploy, plan_of};
 
 use crate::ExitStatus;
 use crate::cli::{ClusterArgs, EncodeSide, SegmentLayout};
@@ -55,6 +56,16 @@ pub(crate) struct DeployArgs {
     /// What becomes of a long document's segments
     #[arg(long, value_enum, default_value_t = SegmentLayout::Max)]
     pub(crate) segments: SegmentLayout,
+    /// Index a part of each document's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    #[arg(long, value_name = "RULE")]
+    pub(crate) prune: Option<Pruning>,
+    /// Documents that the cluster's pipeline encodes together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_size: Option<u32>,
+    /// Leave vectors out of the index's `_source`: less to store and to fetch, but updates in place and the cluster's own
+    /// reindex need them there
+    #[arg(long)]
+    pub(crate) exclude_vector: bool,
     /// Let the cluster fetch the package's zips from below this URL, instead of uploading them
     #[arg(long, value_name = "URL")]
     pub(crate) package_url: Option<String>,
@@ -102,6 +113,8 @@ fn options(args: &DeployArgs) -> anyhow::Result<DeployOptions> {
     if args.segments == SegmentLayout::Nested {
         options.fields = options.fields.nested();
     }
+    options.indexing =
+        Indexing { batch_size: args.batch_size, pruning: args.prune, exclude_vector: args.exclude_vector };
     options.shards = args.shards;
     options.replicas = args.replicas;
     options.side = match args.side {

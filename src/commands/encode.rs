@@ -20,7 +20,7 @@ const QUANTIZE: u32 = 100;
 pub(crate) fn run(args: &EncodeArgs, printer: &Printer) -> anyhow::Result<ExitStatus> {
     settings::limit_threads(args.threads)?;
     let source = source(args, printer)?;
-    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
+    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?.pruned(args.prune);
     let job = Job {
         model: model_hash(&args.model, &model)?,
         engine: match args.runtime.runtime {
@@ -80,6 +80,9 @@ fn model_hash(folder: &Path, model: &DocumentModel) -> anyhow::Result<String> {
             let hash = files::sha256_file(&path)?.0;
             parts = format!("{parts}\n{name} {hash}");
         }
+    }
+    if let Some(pruning) = model.pruning() {
+        parts = format!("{parts}\npruned {pruning}");
     }
     Ok(files::sha256_bytes(parts.as_bytes()))
 }

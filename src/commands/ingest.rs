@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use nsparse_core::{DocumentEncoder as _, files};
+use nsparse_core::{DocumentEncoder as _, Pruning, files};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Encoding, IngestReport, Pipeline, Way, delete_documents, ingest_documents};
 use nsparse_opensearch::ml::{Deployment, Fields, Side};
@@ -47,6 +47,8 @@ struct Target {
     fields: Fields,
     /// Whether the cluster encodes what comes without a vector.
     encodes: bool,
+    /// Which entries of the vectors made here stay.
+    pruning: Option<Pruning>,
 }
 
 fn delete(
@@ -116,7 +118,7 @@ fn of_file(
     };
     match choice(args, target)? {
         Choice::Model(folder) => {
-            let model = document_encoder::open(folder, &args.runtime, &args.device)?;
+            let model = document_encoder::open(folder, &args.runtime, &args.device)?.pruned(target.pruning);
             options.job = job(index, &model, fields, printer);
             members.replaced = vector;
             let way = Way::Encode(Encoding {
@@ -152,6 +154,9 @@ fn job(index: &str, model: &DocumentModel, fields: &Fields, printer: &Printer) -
     let mut job = format!("{index} {} {} {:?}", model.weights_sha256, model.max_tokens(), model.activation);
     if let Some(segments) = &model.segments {
         let _ = write!(job, " {segments:?}");
+    }
+    if let Some(pruning) = model.pruning() {
+        let _ = write!(job, " {pruning}");
     }
     if fields.segments.is_some() {
         job.push_str(" nested");
@@ -199,7 +204,7 @@ fn of_set(
             Ok(ingest_encoded(cluster, index, &documents, &vectors, &vocabulary, options, &progress, &cancel)?)
         }
         Some(Choice::Model(folder)) => {
-            let model = document_encoder::open(folder, &args.runtime, &args.device)?;
+            let model = document_encoder::open(folder, &args.runtime, &args.device)?.pruned(target.pruning);
             options.job = job(index, &model, fields, printer);
             Ok(ingest_vectors(cluster, index, &documents, &model, &model.template, options, &progress, &cancel)?)
         }
@@ -229,7 +234,8 @@ fn target(args: &IngestArgs) -> anyhow::Result<Target> {
             ));
         }
         let encodes = deployment.side == Side::Cluster;
-        return Ok(Target { cluster, index: deployment.index, fields: deployment.fields, encodes });
+        let pruning = args.prune.or(deployment.indexing.pruning);
+        return Ok(Target { cluster, index: deployment.index, fields: deployment.fields, encodes, pruning });
     }
     let Some(index) = &args.index else {
         return Err(usage("No index is named", "give --deployment FILE or --index NAME"));
@@ -252,5 +258,5 @@ fn target(args: &IngestArgs) -> anyhow::Result<Target> {
             fields
         }
     };
-    Ok(Target { cluster, index: index.clone(), fields, encodes: false })
+    Ok(Target { cluster, index: index.clone(), fields, encodes: false, pruning: args.prune })
 }

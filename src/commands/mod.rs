@@ -27,6 +27,7 @@ pub(crate) mod rollback;
 pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod sentences;
+pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod switch;
 pub(crate) mod train;

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
     }
     settings::limit_threads(args.threads)?;
     let cluster = settings::cluster(&args.cluster)?;
-    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?;
+    let model = document_encoder::open(&args.model, &args.runtime, &args.device)?.pruned(args.prune);
     let template = match &args.template {
         None => model.template.clone(),
         Some(pattern) => {
@@ -49,6 +49,9 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
         model.activation,
         model.segments
     );
+    if let Some(pruning) = args.prune {
+        options.job = format!("{} {pruning}", options.job);
+    }
     options.fields = fields;
     let cancel = settings::cancel_on_signal();
     let without = [args.vector_field.clone()];

@@ -14,6 +14,7 @@ use nsparse_opensearch::{
     search_page, segments,
 };
 use nsparse_retrieval::Fusion;
+use nsparse_retrieval::fusion::LEAST_DEPTH;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -30,8 +31,6 @@ use crate::settings;
 const SNIPPET: usize = 160;
 /// Characters of the longest bar.
 const BAR: usize = 24;
-/// Documents of each ranking that are fused here, at least.
-const FUSED: usize = 100;
 
 /// One document found.
 #[derive(Debug, Serialize)]
@@ -211,6 +210,12 @@ struct Sparse {
 }
 
 fn in_cluster(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {
+    if args.how.prune_documents.is_some() {
+        return Err(usage(
+            "The documents of an index are pruned when they are ingested, not when they are searched",
+            "leave out --prune-documents; `nsparse ingest --prune` and `nsparse deploy --prune` prune them",
+        ));
+    }
     let deployment = args.deployment.as_deref().map(Deployment::load).transpose()?;
     let cluster = match &deployment {
         Some(d) => settings::cluster_of(&args.cluster, &d.cluster_url)?,
@@ -320,7 +325,7 @@ fn hybrid(
         let found = search_page(cluster, index, request, page, fields)?;
         return Ok((found, format!("hybrid query of the cluster: bm25 and {}", sparse.how)));
     }
-    let depth = (args.from + args.k).max(FUSED);
+    let depth = (args.from + args.k).max(LEAST_DEPTH);
     let whole = Page { from: 0, size: depth, ..page.clone() };
     let lists = [
         search_page(cluster, index, json!({ "query": bm25 }), &whole, fields)?,

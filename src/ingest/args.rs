@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use nsparse_core::Pruning;
 use nsparse_opensearch::ingest::{IngestOptions, Loading};
 
 use crate::cli::{ClusterArgs, DataArgs, RuntimeArgs, SegmentLayout};
@@ -42,6 +43,9 @@ pub(crate) struct IngestArgs {
     /// The model directory that encodes
     #[arg(long, value_name = "DIR", group = "way")]
     pub(crate) model: Option<PathBuf>,
+    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W [default: as deployed]
+    #[arg(long, value_name = "RULE", requires = "model")]
+    pub(crate) prune: Option<Pruning>,
     /// Vectors of these documents, written by `nsparse encode --format binary`: nothing is encoded here
     #[arg(long, value_name = "FILE", group = "way", conflicts_with = "input")]
     pub(crate) vectors: Option<PathBuf>,
@@ -116,6 +120,9 @@ pub(crate) struct ReencodeArgs {
     /// cluster's own reindex need them there
     #[arg(long)]
     pub(crate) exclude_vector: bool,
+    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    #[arg(long, value_name = "RULE")]
+    pub(crate) prune: Option<Pruning>,
     /// Documents that are read at once
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) page: u32,

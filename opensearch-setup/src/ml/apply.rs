@@ -237,7 +237,7 @@ impl Run<'_> {
 
     fn ingest_pipeline(&mut self, template: &DocumentTemplate, model_id: &str) -> Result<String> {
         let name = self.options.pipeline.clone();
-        let body = plan::pipeline(&self.options.name, template, &self.options.fields, model_id);
+        let body = plan::pipeline(&self.options.name, template, &self.options.fields, &self.options.indexing, model_id);
         self.pipeline(Pipe::Ingest, &name, body)?;
         Ok(name)
     }
@@ -293,7 +293,8 @@ impl Run<'_> {
             self.found(made, ours);
             return Ok(());
         }
-        let mut body = plan::index(&options.name, options.shards, options.replicas, &options.fields, ingest);
+        let copies = (options.shards, options.replicas);
+        let mut body = plan::index(&options.name, copies, &options.fields, &options.indexing, ingest);
         if let Some(search) = search {
             body["settings"]["index"]["search.default_pipeline"] = search.into();
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::alias::{self, version_index};
 use super::apply::Run;
 use super::package::PackageFiles;
-use super::plan::Fields;
+use super::plan::{Fields, Indexing};
 use super::poll::Poll;
 use super::record::{Deployment, Made, Side};
 use super::uploads::Uploads;
@@ -37,6 +37,8 @@ pub struct DeployOptions {
     pub replicas: u32,
     /// Names of the index's fields.
     pub fields: Fields,
+    /// How documents are indexed beyond that.
+    pub indexing: Indexing,
     /// Where documents and queries are encoded.
     pub side: Side,
     /// Where `deployment.json` is written; in the package's folder where `None`.
@@ -61,6 +63,7 @@ impl DeployOptions {
             shards: 1,
             replicas: 0,
             fields: Fields::default(),
+            indexing: Indexing::default(),
             side: Side::Auto,
             file: None,
             poll: Poll::default(),
@@ -129,6 +132,14 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
             format!("ML Commons takes 1 to {} bytes", super::MAX_CHUNK_BYTES),
         ));
     }
+    if let (Side::Cluster, Some(pruning), false) = (side, options.indexing.pruning, capabilities.pruning) {
+        return Err(Error::usage(
+            format!("The cluster prunes vectors from OpenSearch 2.19 on, and this is {}", capabilities.version),
+            format!(
+                "deploy with `--side query`: `nsparse ingest` then encodes and prunes ({pruning}); or leave --prune out"
+            ),
+        ));
+    }
     let cluster_uuid = cluster.uuid()?;
     let path = options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"));
     let previous = if path.is_file() { Some(Deployment::load(&path)?) } else { None };
@@ -140,9 +151,10 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
             && old.template == package.template
             && old.side == side
             && old.fields == options.fields
+            && old.indexing.holds_as(&options.indexing)
     };
     let (options, carried, version) = if let Some(alias) = &options.alias {
-        let key = versions::key(&package, side, &options.fields);
+        let key = versions::key(&package, side, &options.fields, &options.indexing);
         let known = previous.as_ref().and_then(|p| p.versions().into_iter().find(is_same));
         let number = match known.and_then(|v| v.number) {
             Some(number) => number,
@@ -220,6 +232,7 @@ pub fn deploy(
             alias: options.alias.clone(),
             number: prepared.version.as_ref().map(|(number, _)| *number),
             fields: options.fields.clone(),
+            indexing: options.indexing.clone(),
             template: package.template.clone(),
             vocabulary_size: package.vocabulary_size(),
             package: package.hashes(),
@@ -327,6 +340,8 @@ fn another_version(
         "describes a deployment of another package".to_owned()
     } else if old.side != side {
         format!("describes a deployment with `--side {}`", old.side)
+    } else if !old.indexing.holds_as(&options.indexing) {
+        "describes a deployment with other vectors, pruned or left out of `_source`".to_owned()
     } else {
         format!("describes a deployment with the index `{}` and other names", old.index)
     };

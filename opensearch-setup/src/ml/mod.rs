@@ -31,7 +31,7 @@ pub use deployment::{DeployOptions, deploy};
 pub use lifecycle::{Deployed, Model, ModelInfo};
 pub use messages::{Cause, Problem, Step, explain, explain_task};
 pub use package::{ModelFile, PackageFiles};
-pub use plan::Fields;
+pub use plan::{Fields, Indexing};
 pub use poll::Poll;
 pub use preview::{Action, Plan, Planned, plan_of};
 pub use prune::{OurModel, PruneReport, our_models, prune};

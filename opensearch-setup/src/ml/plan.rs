@@ -1,9 +1,12 @@
 //! The bodies that deploy sends besides the models: the ingest pipeline and the index. Pure functions.
 
-use nsparse_core::DocumentTemplate;
 use nsparse_core::template::Piece;
+use nsparse_core::{DocumentTemplate, Pruning};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::search::number;
+use crate::source;
 
 /// Field that holds the templated text inside the pipeline; it never reaches the index.
 pub const TEMPORARY_FIELD: &str = "nsparse_text";
@@ -32,6 +35,33 @@ impl Default for Fields {
     }
 }
 
+/// How documents are indexed, beyond the fields' names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Indexing {
+    /// Documents that the ingest pipeline encodes together; the cluster's own 1 where `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
+    /// Which entries of a document's vector go into the index; all where `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<Pruning>,
+    /// Whether the vector is left out of `_source`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exclude_vector: bool,
+}
+
+impl Indexing {
+    /// Whether everything is as the cluster has it by itself.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether indexes made so hold the same as those of another: how many are encoded at once tells none apart.
+    pub fn holds_as(&self, other: &Self) -> bool {
+        (self.pruning, self.exclude_vector) == (other.pruning, other.exclude_vector)
+    }
+}
+
 /// What marks a thing as made by the deployment of this name.
 pub fn mark(name: &str) -> String {
     format!("nsparse deployment {name}")
@@ -53,8 +83,23 @@ pub fn mustache(template: &DocumentTemplate, fields: &Fields) -> String {
 }
 
 /// The ingest pipeline: the template fills a temporary field, which is trimmed and cut as
-/// [`DocumentTemplate::apply`] does, encoded, and removed. Only options that 2.16 has.
-pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_id: &str) -> Value {
+/// [`DocumentTemplate::apply`] does, encoded, and removed. Only options that 2.16 has, but for pruning (2.19).
+pub fn pipeline(
+    name: &str,
+    template: &DocumentTemplate,
+    fields: &Fields,
+    indexing: &Indexing,
+    model_id: &str,
+) -> Value {
+    let mut encoding = json!({ "model_id": model_id, "field_map": { TEMPORARY_FIELD: fields.vector } });
+    if let Some(batch_size) = indexing.batch_size {
+        encoding["batch_size"] = batch_size.into();
+    }
+    if let Some(pruning) = indexing.pruning {
+        let (kind, ratio) = pruning.parts();
+        encoding["prune_type"] = kind.into();
+        encoding["prune_ratio"] = number(ratio);
+    }
     json!({
         "description": mark(name),
         "processors": [
@@ -65,7 +110,7 @@ pub fn pipeline(name: &str, template: &DocumentTemplate, fields: &Fields, model_
                 "pattern": format!("(?s)^(.{{{}}}).+$", template.max_chars),
                 "replacement": "$1"
             } },
-            { "sparse_encoding": { "model_id": model_id, "field_map": { TEMPORARY_FIELD: fields.vector } } },
+            { "sparse_encoding": encoding },
             { "remove": { "field": TEMPORARY_FIELD } }
         ]
     })
@@ -86,12 +131,18 @@ pub fn search_pipeline(name: &str, model_id: &str) -> Value {
 
 /// The index: title and text with the english analyzer, the vector as `rank_features` or nested, and, where the cluster
 /// encodes, the pipeline as default.
-pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: Option<&str>) -> Value {
+pub fn index(
+    name: &str,
+    (shards, replicas): (u32, u32),
+    fields: &Fields,
+    indexing: &Indexing,
+    pipeline: Option<&str>,
+) -> Value {
     let mut settings = json!({ "number_of_shards": shards, "number_of_replicas": replicas });
     if let Some(pipeline) = pipeline {
         settings["default_pipeline"] = pipeline.into();
     }
-    json!({
+    let mut body = json!({
         "settings": { "index": settings },
         "mappings": {
             "_meta": { (DEPLOYMENT): name },
@@ -101,7 +152,11 @@ pub fn index(name: &str, shards: u32, replicas: u32, fields: &Fields, pipeline: 
                 fields.vector.as_str(): fields.vector_mapping()
             }
         }
-    })
+    });
+    if indexing.exclude_vector {
+        source::exclude_vector(&mut body, fields);
+    }
+    body
 }
 
 #[cfg(test)]
@@ -119,8 +174,24 @@ mod tests {
         let template = DocumentTemplate { pattern: "{url}</s>{title}</s>{body}".to_owned(), max_chars: 10_000 };
         let fields = Fields { text: "content".to_owned(), ..Fields::default() };
         assert_eq!(mustache(&template, &fields), "{{{url}}}</s>{{{title}}}</s>{{{content}}}");
-        let body = pipeline("n", &template, &fields, "m");
+        let body = pipeline("n", &template, &fields, &Indexing::default(), "m");
         assert_eq!(body["processors"][2]["gsub"]["pattern"], "(?s)^(.{10000}).+$");
+        let encoding = json!({ "model_id": "m", "field_map": { TEMPORARY_FIELD: "embedding" } });
+        assert_eq!(body["processors"][3]["sparse_encoding"], encoding);
+    }
+
+    #[test]
+    fn what_is_asked_for_beyond_goes_to_the_processor_and_the_mapping() {
+        let pruning = Some(Pruning::MaxRatio(0.1));
+        let indexing = Indexing { batch_size: Some(16), pruning, exclude_vector: true };
+        let body = pipeline("n", &DocumentTemplate::default(), &Fields::default(), &indexing, "m");
+        let encoding = json!({
+            "model_id": "m", "field_map": { TEMPORARY_FIELD: "embedding" },
+            "batch_size": 16, "prune_type": "max_ratio", "prune_ratio": 0.1
+        });
+        assert_eq!(body["processors"][3]["sparse_encoding"], encoding);
+        let index = index("n", (1, 0), &Fields::default(), &indexing, None);
+        assert_eq!(index["mappings"]["_source"], json!({ "excludes": ["embedding"] }));
     }
 
     #[test]
@@ -131,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_client_side_index_has_no_pipeline() {
-        let body = index("n", 1, 0, &Fields::default(), None);
+        let body = index("n", (1, 0), &Fields::default(), &Indexing::default(), None);
         assert!(body["settings"]["index"].get("default_pipeline").is_none());
         assert_eq!(body["mappings"]["properties"]["embedding"]["type"], "rank_features");
     }

@@ -111,7 +111,8 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
         let query_id = model(&mut plan, cluster, &package.query, group.as_ref(), options)?;
         if *side == Side::Cluster {
             let document_id = model(&mut plan, cluster, &package.document, group.as_ref(), options)?;
-            let body = plan::pipeline(&options.name, &package.template, &options.fields, &document_id);
+            let body =
+                plan::pipeline(&options.name, &package.template, &options.fields, &options.indexing, &document_id);
             pipeline(&mut plan, cluster, Pipe::Ingest, &options.pipeline, &body, was_made)?;
             ingest = Some(options.pipeline.clone());
         }

@@ -8,7 +8,7 @@ use nsparse_core::{DocumentTemplate, files};
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Model;
-use super::plan::Fields;
+use super::plan::{Fields, Indexing};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 
@@ -160,6 +160,9 @@ pub struct Deployment {
     pub number: Option<u32>,
     /// Names of its fields.
     pub fields: Fields,
+    /// How documents are indexed beyond that.
+    #[serde(default, skip_serializing_if = "Indexing::is_default")]
+    pub indexing: Indexing,
     /// The document template.
     pub template: DocumentTemplate,
     /// Entries of the vocabulary.

@@ -3,16 +3,20 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nsparse_core::files::sha256_bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::alias::Behind;
 use super::package::PackageFiles;
-use super::plan::Fields;
+use super::plan::{Fields, Indexing};
 use super::record::{Deployment, Made, Served, Side};
 
-/// What tells one version's content from another's: package, template, side, fields.
-pub(super) fn key(package: &PackageFiles, side: Side, fields: &Fields) -> String {
-    let content = json!([package.hashes(), package.template, side, fields]);
+/// What tells one version's content from another's: package, template, side, fields, and what vectors are kept.
+pub(super) fn key(package: &PackageFiles, side: Side, fields: &Fields, indexing: &Indexing) -> String {
+    let mut content = vec![json!(package.hashes()), json!(package.template), json!(side), json!(fields)];
+    if !indexing.holds_as(&Indexing::default()) {
+        content.extend([json!(indexing.pruning), json!(indexing.exclude_vector)]);
+    }
+    let content = Value::Array(content);
     let mut hash = sha256_bytes(content.to_string().as_bytes());
     hash.truncate(16);
     hash

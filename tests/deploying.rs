@@ -59,6 +59,28 @@ fn steady(text: &str) -> String {
 }
 
 #[test]
+fn pruning_is_a_version_of_its_own_and_the_cluster_does_it_from_2_19() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    let refused = nsparse.run("deploy package1 --alias articles --prune max_ratio:0.1");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("from OpenSearch 2.19 on, and this is 2.16.0"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--side query"), "{}", refused.stderr);
+    assert_eq!(standin.contents(), Contents::default());
+
+    nsparse.ok("deploy package1 --alias articles --side query");
+    let with = "deploy package1 --alias articles --side query --prune max_ratio:0.1 --batch-size 8";
+    nsparse.ok(with);
+    assert_eq!(standin.contents().indexes, ["articles-v1", "articles-v2"]);
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    assert_eq!(file["indexing"], json!({ "batch_size": 8, "pruning": "max_ratio:0.1" }));
+    assert!(file["others"][0].get("indexing").is_none());
+    assert_eq!(nsparse.json(&format!("{with} --plan"))["changes_nothing"], true);
+    // How many documents are encoded at once makes no version.
+    assert_eq!(nsparse.json(&with.replace("8", "16"))["deployment"]["number"], 2);
+}
+
+#[test]
 fn two_versions_behind_an_alias_as_an_operator_sees_them() {
     let standin = standin();
     let nsparse = with_packages(standin.url());

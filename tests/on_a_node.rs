@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use nsparse_core::trec::read_run;
+use nsparse_core::{Pruning, SparseVector};
 use nsparse_integration_tests::cli::{Nsparse, finish, wait_until};
 use nsparse_integration_tests::node::shared;
 use nsparse_integration_tests::random_model::{Shape, write};
@@ -41,6 +42,60 @@ fn everything() -> BTreeSet<String> {
     let pipelines = cluster.find("/_ingest/pipeline").unwrap().unwrap_or_default();
     names.extend(pipelines.as_object().into_iter().flatten().map(|(name, _)| format!("pipeline {name}")));
     names
+}
+
+#[test]
+fn pruned_documents_are_stored_as_they_are_encoded_and_ranked() {
+    let nsparse = with_sample("pruned");
+    let rule: Pruning = "max_ratio:0.3".parse().unwrap();
+    nsparse.ok("export model --out package");
+    nsparse.ok("deploy package --index pruned --replicas 0 --prune max_ratio:0.3 --exclude-vector");
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    assert_eq!(file["indexing"], json!({ "pruning": "max_ratio:0.3", "exclude_vector": true }));
+    nsparse.ok("ingest --deployment deployment.json --model model --data pruned --journal journal");
+    let cluster = &shared().cluster;
+    let mapping = cluster.get("/pruned/_mapping").unwrap();
+    assert_eq!(mapping["pruned"]["mappings"]["_source"], json!({ "excludes": ["embedding"] }));
+    assert!(cluster.get("/pruned/_doc/posting-list").unwrap()["_source"].get("embedding").is_none());
+
+    // The same rule in a file of vectors, against the vectors themselves.
+    nsparse.ok("encode --data pruned --model model --out all.jsonl");
+    nsparse.ok("encode --data pruned --model model --out pruned.jsonl --prune max_ratio:0.3");
+    let vectors = |name: &str| -> Vec<SparseVector> {
+        String::from_utf8(nsparse.read(name))
+            .unwrap()
+            .lines()
+            .map(|line| {
+                let line: Value = serde_json::from_str(line).unwrap();
+                let entries = line["vector"].as_object().unwrap().values().enumerate();
+                SparseVector::from_pairs(entries.map(|(i, w)| (i as u32, w.as_f64().unwrap() as f32)).collect())
+            })
+            .collect()
+    };
+    let weights = |vector: &SparseVector| vector.heaviest_first().into_iter().map(|(_, w)| w).collect::<Vec<_>>();
+    let (all, kept) = (vectors("all.jsonl"), vectors("pruned.jsonl"));
+    assert!(kept.iter().map(SparseVector::len).sum::<usize>() < all.iter().map(SparseVector::len).sum());
+    for (all, kept) in all.iter().zip(&kept) {
+        assert_eq!(weights(&rule.prune(all)), weights(kept));
+    }
+
+    // Ranked in the index as by the embedded index over pruned vectors; not as over all of them.
+    let search = |more: &[&str]| {
+        let mut command = nsparse.command(["search", "the posting list of a term", "--model", "model", "--json"]);
+        command.args(more);
+        finish(command).json()["results"].as_array().unwrap().clone()
+    };
+    let scores = |found: &[Value]| -> Vec<(String, i64)> {
+        let score = |r: &Value| (r["score"].as_f64().unwrap() * 1e4).round() as i64;
+        found.iter().map(|r| (r["id"].as_str().unwrap().to_owned(), score(r))).collect()
+    };
+    let there = search(&["--deployment", "deployment.json"]);
+    let here = search(&["--engine", "local", "--data", "pruned", "--prune-documents", "max_ratio:0.3"]);
+    assert_eq!(scores(&there), scores(&here));
+    assert_ne!(scores(&there), scores(&search(&["--engine", "local", "--data", "pruned"])));
+    let refused = nsparse.run("search x --deployment deployment.json --model model --prune-documents top_k:3");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    nsparse.ok("undeploy deployment.json --delete-index");
 }
 
 #[test]

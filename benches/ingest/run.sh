@@ -1,5 +1,6 @@
 #!/bin/sh
-# Measures ingest against opensearch-py and a raw loop: benches/ingest/run.sh --model DIR --data DIR [--documents N] [--turns N]
+# Measures ingest against opensearch-py and a raw loop, then queries over what was ingested:
+# benches/ingest/run.sh --model DIR --data DIR [--documents N] [--turns N] [--only ingest|queries]
 #
 # Needs target/release/nsparse, and Java and mvn for the node, or a cluster that NSPARSE_BENCH_URL names. Makes a venv,
 # encodes the sentences of DIR/corpus.jsonl once, and keeps everything in target/ingest-bench/, so that the same command
@@ -9,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 nsparse=${NSPARSE:-$root/target/release/nsparse}
 work=${NSPARSE_BENCH_DIR:-$root/target/ingest-bench}
-model='' data='' documents=50000 turns=3 sentences=0
+model='' data='' documents=50000 turns=3 sentences=0 only=''
 while [ $# -gt 0 ]; do
     case $1 in
         --model) model=$2 ;;
@@ -17,6 +18,7 @@ while [ $# -gt 0 ]; do
         --documents) documents=$2 ;;
         --turns) turns=$2 ;;
         --sentences) sentences=$2 ;;
+        --only) only=$2 ;;
         *) echo "error: unknown option $1" >&2; exit 2 ;;
     esac
     shift 2
@@ -52,4 +54,19 @@ if [ -z "$url" ]; then
     trap '"$nsparse" cluster down --port "$port"' EXIT
     url=http://127.0.0.1:$port
 fi
-"$python" "$here/compare.py" "$docs" --url "$url" --nsparse "$nsparse" --turns "$turns" --log "$work/runs.jsonl"
+if [ "$only" != queries ]; then
+    "$python" "$here/compare.py" "$docs" --url "$url" --nsparse "$nsparse" --turns "$turns" --log "$work/runs.jsonl"
+fi
+if [ "$only" != ingest ]; then
+    index=nsparse-bench-queries
+    ask() { (cd "$here" && "$python" -c 'import sys, compare; compare.ask(sys.argv[1], sys.argv[2], sys.argv[3], compare.MAPPING if sys.argv[2] == "PUT" else None)' "$url" "$@"); }
+    ask DELETE "/$index"
+    ask PUT "/$index"
+    rm -f "$work/queries.journal"*
+    "$nsparse" ingest "$docs" --url "$url" --index "$index" --ready --journal "$work/queries.journal"
+    # One segment, as an index is after a night: segments that are merged meanwhile would be measured too.
+    ask POST "/$index/_forcemerge?max_num_segments=1"
+    "$nsparse" bench queries --url "$url" --index "$index" --data "$data" --model "$model" --rounds "$turns" \
+        --prune max_ratio:0.2 --prune max_ratio:0.4 --two-phase max_ratio:0.4
+    ask DELETE "/$index"
+fi

@@ -527,7 +527,7 @@ pub(crate) struct EncodeArgs {
     /// What weights are multiplied by before they are rounded to Anserini's integers [default: 100]
     #[arg(long, value_name = "FACTOR")]
     pub(crate) quantize: Option<u32>,
-    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    /// Keep a part of each vector's entries alone: `max_ratio:R`, `top_k:N`, `alpha_mass:R` or `abs_value:W`
     #[arg(long, value_name = "RULE")]
     pub(crate) prune: Option<Pruning>,
     /// Only the I-th of N parts, counted from 1: blocks of documents go round

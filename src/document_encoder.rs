@@ -106,7 +106,9 @@ impl DocumentModel {
 
     fn prune(&self, vectors: &mut [SparseVector]) {
         if let Some(pruning) = self.pruning {
-            vectors.iter_mut().for_each(|vector| *vector = pruning.prune(vector));
+            for vector in vectors {
+                *vector = pruning.prune(vector);
+            }
         }
     }
 
@@ -155,7 +157,9 @@ impl DocumentEncoder for DocumentModel {
 
     fn encode_segments(&self, texts: &[&str]) -> nsparse_core::Result<Vec<Vec<SparseVector>>> {
         let mut of_texts = self.encoder().encode_segments(texts)?;
-        of_texts.iter_mut().for_each(|segments| self.prune(segments));
+        for segments in &mut of_texts {
+            self.prune(segments);
+        }
         Ok(of_texts)
     }
 

@@ -23,6 +23,7 @@ mod recipes;
 mod report;
 mod searching;
 mod settings;
+mod shown;
 mod stored_vectors;
 
 use std::process::ExitCode;

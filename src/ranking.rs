@@ -117,15 +117,12 @@ impl Plan<'_> {
         if let Some(pruning) = how.prune_documents {
             vectors.prune(pruning);
         }
-        let searcher: Box<dyn Searcher> = match cluster {
-            Some(cluster) => {
-                let searcher = cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?;
-                Box::new(searcher.in_two_phases(how.phases()))
-            }
-            None => {
-                how.check_local()?;
-                vectors.index(documents)
-            }
+        let searcher: Box<dyn Searcher> = if let Some(cluster) = cluster {
+            let searcher = cluster_index::sparse(cluster, set, documents, &vectors, printer, cancel)?;
+            Box::new(searcher.in_two_phases(how.phases()))
+        } else {
+            how.check_local()?;
+            vectors.index(documents)
         };
         Ok((searcher, Some(vectors)))
     }

@@ -77,7 +77,7 @@ fn pruning_is_a_version_of_its_own_and_the_cluster_does_it_from_2_19() {
     assert!(file["others"][0].get("indexing").is_none());
     assert_eq!(nsparse.json(&format!("{with} --plan"))["changes_nothing"], true);
     // How many documents are encoded at once makes no version.
-    assert_eq!(nsparse.json(&with.replace("8", "16"))["deployment"]["number"], 2);
+    assert_eq!(nsparse.json(&with.replace(" 8", " 16"))["deployment"]["number"], 2);
 }
 
 #[test]

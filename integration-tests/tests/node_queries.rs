@@ -4,6 +4,8 @@
 #![cfg(feature = "node")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+use std::fmt::Write as _;
+
 use nsparse_core::{Pruning, SearchQuery, Searcher, SparseVector};
 use nsparse_integration_tests::node::shared;
 use nsparse_integration_tests::standin::replay::{Record, trace};
@@ -169,7 +171,7 @@ fn pages_follow_each_other_and_filters_leave_scores_alone() {
             "title": format!("Study {i} of bones"), "text": "Vitamin D strengthens a bone. Nothing else is said here.",
             "year": 2000 + i, "journal": if i % 2 == 0 { "Nature" } else { "Cell" }, "embedding": { "bone": 1.0 + f64::from(i) / 8.0 }
         });
-        bulk.push_str(&format!("{{\"index\":{{\"_id\":\"{i}\"}}}}\n{document}\n"));
+        writeln!(bulk, "{{\"index\":{{\"_id\":\"{i}\"}}}}\n{document}").unwrap();
     }
     cluster.request(Method::Post, "/paged/_bulk?refresh=true", Body::Raw(bulk.into_bytes(), NDJSON)).unwrap();
     let vocabulary = ["bone".to_owned()];

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use nsparse_core::vector::MAX_QUERY_TOKENS;
 use nsparse_core::{Hit, SearchQuery, Searcher, SparseVector, Weight};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::client::{Body, Cluster, Method, NDJSON};
@@ -13,6 +12,10 @@ use crate::error::{ApiError, Error, Result};
 use crate::ingest::FeatureNames;
 use crate::ml::Fields;
 use crate::two_phase::TwoPhase;
+
+mod explain;
+
+pub use explain::TermScore;
 
 /// The deepest page that an index gives by default (`index.max_result_window`).
 pub const MAX_DEPTH: usize = 10_000;
@@ -166,7 +169,7 @@ impl SparseSearcher {
         let Some(clause) = self.clause(query, &first, names)? else { return in_one_phase() };
         let mut request = json!({ "query": clause });
         if let Some(rest) = self.clause(query, &second, names)? {
-            request["rescore"] = phases.rescore(rest, depth);
+            request["rescore"] = phases.rescore(&rest, depth);
         }
         Ok(Some(request))
     }
@@ -189,58 +192,6 @@ impl SparseSearcher {
             rank_feature_query(&field, &features)
         })))
     }
-
-    /// What each token of a query gives to each of some documents' scores, as the engine computes it: a search for every
-    /// token alone. One list a document, heaviest first.
-    ///
-    /// # Errors
-    /// As [`SparseSearcher::query`]; also over nested segments, of which each token would choose its own, and where the
-    /// cluster encodes the query.
-    pub fn explain(&self, query: &SearchQuery, ids: &[&str]) -> Result<Vec<Vec<TermScore>>> {
-        if self.fields.segments.is_some() {
-            return Err(Error::usage(
-                "The score of a nested segment cannot be told apart by terms",
-                "explain over an index with one vector a document",
-            ));
-        }
-        let names = FeatureNames::new(&self.vocabulary);
-        let mut singles = Vec::new();
-        let mut requests = Vec::new();
-        for (id, weight) in query.vector.iter() {
-            let single = SearchQuery { vector: SparseVector::from_pairs(vec![(id, weight)]), ..query.clone() };
-            requests.push(self.clause(&single, &single.vector, &names)?.map(|clause| among(clause, ids)));
-            singles.push(single);
-        }
-        let mut terms = vec![Vec::new(); ids.len()];
-        if singles.is_empty() {
-            return Ok(terms);
-        }
-        let found = multi_search(&self.cluster, &self.index, &singles, requests, ids.len().clamp(1, MAX_DEPTH))?;
-        for (single, hits) in singles.iter().zip(found) {
-            let (id, weight) = (single.vector.ids[0], single.vector.weights[0]);
-            for hit in hits {
-                if let Some(place) = ids.iter().position(|i| *i == hit.id) {
-                    let token = self.vocabulary[id as usize].clone();
-                    terms[place].push(TermScore { token, query_weight: weight, score: hit.score });
-                }
-            }
-        }
-        for of_document in &mut terms {
-            of_document.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.token.cmp(&b.token)));
-        }
-        Ok(terms)
-    }
-}
-
-/// What one token of a query gives to a document's score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TermScore {
-    /// The token.
-    pub token: String,
-    /// Its weight in the query.
-    pub query_weight: Weight,
-    /// Its part of the score: the weight in the query times the weight in the document, as stored.
-    pub score: f32,
 }
 
 impl Searcher for SparseSearcher {
@@ -264,14 +215,14 @@ fn score_ids(
     ids: &[&str],
 ) -> Result<Vec<f32>> {
     let asked = std::slice::from_ref(query);
-    let requests = vec![clause.map(|clause| among(clause, ids))];
+    let requests = vec![clause.map(|clause| among(&clause, ids))];
     let found = multi_search(cluster, index, asked, requests, ids.len().clamp(1, MAX_DEPTH))?;
     let hits: HashMap<&str, f32> = found.iter().flatten().map(|hit| (hit.id.as_str(), hit.score)).collect();
     Ok(ids.iter().map(|id| hits.get(id).copied().unwrap_or(0.0)).collect())
 }
 
 /// A search of a clause among some documents; the filter does not score.
-fn among(clause: Value, ids: &[&str]) -> Value {
+fn among(clause: &Value, ids: &[&str]) -> Value {
     json!({ "query": { "bool": { "must": [clause], "filter": [{ "ids": { "values": ids } }] } } })
 }
 

@@ -31,7 +31,7 @@ impl TwoPhase {
     }
 
     /// The `rescore` of a search's body: the light tokens' scores are added.
-    pub(crate) fn rescore(&self, light: Value, depth: usize) -> Value {
+    pub(crate) fn rescore(&self, light: &Value, depth: usize) -> Value {
         json!({
             "window_size": self.window(depth),
             "query": { "rescore_query": light, "query_weight": 1.0, "rescore_query_weight": 1.0 }

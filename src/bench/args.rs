@@ -56,7 +56,7 @@ pub(crate) enum Bench {
     #[command(
         after_long_help = "Example:\n  nsparse bench queries --beir scifact --model runs/scifact/model --deployment deployment.json --clients 1,8 --prune max_ratio:0.2 --two-phase max_ratio:0.4"
     )]
-    Queries(QueriesBench),
+    Queries(Box<QueriesBench>),
     /// Time the products of a training step alone, shape by shape, on one thread and on all
     #[command(after_long_help = "Example:\n  nsparse bench product --layers 6 --hidden 384 --docs 16 --tokens 128")]
     Product(ProductBench),

@@ -56,7 +56,7 @@ pub(crate) struct DeployArgs {
     /// What becomes of a long document's segments
     #[arg(long, value_enum, default_value_t = SegmentLayout::Max)]
     pub(crate) segments: SegmentLayout,
-    /// Index a part of each document's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    /// Index a part of each document's entries alone: `max_ratio:R`, `top_k:N`, `alpha_mass:R` or `abs_value:W`
     #[arg(long, value_name = "RULE")]
     pub(crate) prune: Option<Pruning>,
     /// Documents that the cluster's pipeline encodes together

@@ -1,12 +1,11 @@
 //! `nsparse search`: one query, with the documents' titles and the beginnings of their texts, or which terms made the
 //! score.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 
 use nsparse_core::beir::{Document, Query};
 use nsparse_core::model_dir::ModelDir;
-use nsparse_core::{DocumentTemplate, Hit, SearchQuery, SparseVector, TextTokenizer};
+use nsparse_core::{DocumentTemplate, Hit, SearchQuery, SparseVector};
 use nsparse_encoder::Device;
 use nsparse_opensearch::ml::{Deployment, Fields, lifecycle};
 use nsparse_opensearch::{
@@ -15,7 +14,6 @@ use nsparse_opensearch::{
 };
 use nsparse_retrieval::Fusion;
 use nsparse_retrieval::fusion::LEAST_DEPTH;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::ExitStatus;
@@ -26,36 +24,7 @@ use crate::queries::Queries;
 use crate::ranking::{self, ANALYZER, Plan, Vectors};
 use crate::searching::FusionKind;
 use crate::settings;
-
-/// Characters of a text that are shown.
-const SNIPPET: usize = 160;
-/// Characters of the longest bar.
-const BAR: usize = 24;
-
-/// One document found.
-#[derive(Debug, Serialize)]
-struct Shown {
-    rank: usize,
-    id: String,
-    score: f32,
-    title: String,
-    text: String,
-    /// Parts of title and text with marked words, by field.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    highlight: Value,
-    /// What each term gave, heaviest first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    terms: Option<Vec<Term>>,
-}
-
-/// A term of the query and its part of a score.
-#[derive(Debug, Serialize)]
-struct Term {
-    #[serde(flatten)]
-    score: TermScore,
-    /// Whether it is no word piece of the document's text; `None` where no tokenizer is at hand.
-    expansion: Option<bool>,
-}
+use crate::shown::{Shown, Term, terms};
 
 /// A page, and how it was found.
 struct Answer {
@@ -80,7 +49,7 @@ pub(crate) fn run(args: &SearchArgs, printer: &Printer) -> anyhow::Result<ExitSt
         printer.text("Nothing found");
     }
     for shown in &answer.shown {
-        printer.text(draw(shown, args));
+        printer.text(shown.draw(args.explain));
     }
     if let Some((total, is_exact)) = answer.total.filter(|_| !answer.shown.is_empty()) {
         let last = args.from + answer.shown.len();
@@ -92,51 +61,6 @@ pub(crate) fn run(args: &SearchArgs, printer: &Printer) -> anyhow::Result<ExitSt
         "results": answer.shown,
     }))?;
     Ok(ExitStatus::Success)
-}
-
-/// A document in the terminal.
-fn draw(shown: &Shown, args: &SearchArgs) -> String {
-    let marked = |field: &str| {
-        let parts = shown.highlight.as_object().into_iter().flatten().find(|(name, _)| *name == field)?.1;
-        let parts: Vec<&str> = parts.as_array()?.iter().filter_map(Value::as_str).collect();
-        Some(parts.join(" … "))
-    };
-    let fields = Fields::default();
-    let title = marked(&fields.title).unwrap_or_else(|| shown.title.clone());
-    let mut out = format!("{:>3}  {:<10.4} {}  {title}", shown.rank, shown.score, shown.id);
-    let snippet = marked(&fields.text).unwrap_or_else(|| {
-        let start: String = shown.text.chars().take(SNIPPET).collect();
-        let more = if shown.text.chars().count() > SNIPPET { "…" } else { "" };
-        format!("{start}{more}")
-    });
-    let _ = write!(out, "\n                {snippet}");
-    let (Some(terms), Some(most)) = (&shown.terms, args.explain) else { return out };
-    let heaviest = terms.first().map_or(1.0, |t| t.score.score);
-    for term in terms.iter().take(most) {
-        let bar = "█".repeat(((term.score.score / heaviest * BAR as f32).round() as usize).max(1));
-        let mark = if term.expansion == Some(true) { '+' } else { ' ' };
-        let TermScore { token, query_weight, score } = &term.score;
-        let in_document = score / query_weight;
-        let _ = write!(
-            out,
-            "\n              {mark} {token:<16} {score:>8.4}  {bar:<BAR$}  {query_weight:.3} × {in_document:.3}"
-        );
-    }
-    if terms.len() > most {
-        let rest: f32 = terms[most..].iter().map(|t| t.score.score).sum();
-        let _ = write!(out, "\n                … {} more {:>9.4}", terms.len() - most, rest);
-    }
-    out
-}
-
-/// Which terms are no word pieces of the document's text.
-fn terms(scores: Vec<TermScore>, text: &str, tokenizer: Option<&TextTokenizer>) -> anyhow::Result<Vec<Term>> {
-    let pieces: Option<Vec<&str>> = match tokenizer {
-        None => None,
-        Some(t) => Some(t.pieces(text)?.into_iter().map(|id| t.vocabulary()[id as usize].as_str()).collect()),
-    };
-    let expansion = |token: &str| pieces.as_ref().map(|p| !p.contains(&token));
-    Ok(scores.into_iter().map(|score| Term { expansion: expansion(&score.token), score }).collect())
 }
 
 fn local(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {

@@ -43,7 +43,7 @@ pub(crate) struct IngestArgs {
     /// The model directory that encodes
     #[arg(long, value_name = "DIR", group = "way")]
     pub(crate) model: Option<PathBuf>,
-    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W [default: as deployed]
+    /// Keep a part of each vector's entries alone: `max_ratio:R`, `top_k:N`, `alpha_mass:R` or `abs_value:W` [default: as deployed]
     #[arg(long, value_name = "RULE", requires = "model")]
     pub(crate) prune: Option<Pruning>,
     /// Vectors of these documents, written by `nsparse encode --format binary`: nothing is encoded here
@@ -120,7 +120,7 @@ pub(crate) struct ReencodeArgs {
     /// cluster's own reindex need them there
     #[arg(long)]
     pub(crate) exclude_vector: bool,
-    /// Keep a part of each vector's entries alone: max_ratio:R, top_k:N, alpha_mass:R or abs_value:W
+    /// Keep a part of each vector's entries alone: `max_ratio:R`, `top_k:N`, `alpha_mass:R` or `abs_value:W`
     #[arg(long, value_name = "RULE")]
     pub(crate) prune: Option<Pruning>,
     /// Documents that are read at once

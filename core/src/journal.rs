@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{BufRead, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -30,14 +30,15 @@ impl Journal {
     /// journal of another job is started anew.
     ///
     /// # Errors
-    /// If the file cannot be read or written.
+    /// If the file cannot be read or written, or another process is writing it.
     pub fn open(path: &Path, job: &str) -> Result<Self> {
-        let (done, whole) = read(path, |header_line| header_line == header(job))?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
         let write = |e| Error::io("write", path, e);
         let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(write)?;
+        claim(&file, path)?;
+        let (done, whole) = read(path, |header_line| header_line == header(job))?;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(write)?;
         if whole == 0 {
             writeln!(file, "{}", header(job)).map_err(write)?;
@@ -49,15 +50,20 @@ impl Journal {
     /// `None` where there is no such journal: then there is nothing to correct.
     ///
     /// # Errors
-    /// If the file cannot be read or written.
+    /// If the file cannot be read or written, or another process is writing it.
     pub fn open_of(path: &Path, prefix: &str) -> Result<Option<Self>> {
+        let write = |e| Error::io("write", path, e);
+        let mut file = match OpenOptions::new().write(true).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(write(e)),
+        };
+        claim(&file, path)?;
         let start = header(prefix);
         let (done, whole) = read(path, |header_line| header_line.starts_with(&start))?;
         if whole == 0 {
             return Ok(None);
         }
-        let write = |e| Error::io("write", path, e);
-        let mut file = OpenOptions::new().write(true).open(path).map_err(write)?;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(write)?;
         Ok(Some(Self { path: path.to_path_buf(), file, done }))
     }
@@ -129,6 +135,20 @@ pub fn id_key(id: &str) -> u64 {
     hasher.finish()
 }
 
+/// Keeps other processes from writing the same journal; the system lets go of it when the file is closed, also by a kill.
+fn claim(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::invalid_with_hint(
+            format!("Another nsparse is writing the journal `{}` now", path.display()),
+            "wait until it has ended, or give this run a journal of its own (`--journal FILE`)",
+        )),
+        // A file system without locks has no second writer that could be seen.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+}
+
 /// What a journal says, and the bytes of its whole lines: 0 where there is none, or `is_ours` refuses its first line.
 fn read(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(HashMap<u64, u64>, u64)> {
     let (mut done, mut whole) = (HashMap::new(), 0);
@@ -193,6 +213,21 @@ mod tests {
         check(&Journal::open_of(&path, "jo").unwrap().unwrap());
         assert!(Journal::open(&path, "another job").unwrap().is_empty());
         assert!(Journal::open(&path, "job").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_journal_has_one_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut first = Journal::open(&path, "job").unwrap();
+        first.record([("one", 1)]).unwrap();
+        for second in [Journal::open(&path, "another job").map(Some), Journal::open_of(&path, "job")] {
+            let error = second.unwrap_err();
+            assert!(error.to_string().contains("Another nsparse is writing the journal"), "{error}");
+        }
+        first.record([("two", 2)]).unwrap();
+        drop(first);
+        assert_eq!(Journal::open(&path, "job").unwrap().len(), 2);
     }
 
     /// Cut at every byte: no entry that was whole is lost, none is invented, and what follows is readable.

@@ -12,6 +12,7 @@ pub mod hard_negatives;
 pub mod idf;
 pub mod journal;
 pub mod lineage;
+pub mod lock;
 pub mod model_dir;
 pub mod msmarco;
 pub mod progress;

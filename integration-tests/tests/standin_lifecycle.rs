@@ -322,9 +322,9 @@ fn what_cannot_be_taken_back_is_named() {
     fixture.deploy(&cluster(&good), &options()).unwrap();
     std::fs::remove_file(fixture.deployment()).unwrap();
     // The stand-in fails one request, so the deploy has to fail by itself: at a file that cannot be written.
-    let blocked = fixture.folder.path().join("a-file");
-    std::fs::write(&blocked, "x").unwrap();
-    let changed = DeployOptions { file: Some(blocked.join("deployment.json")), ..options() };
+    let blocked = fixture.folder.path().join("a-folder");
+    std::fs::create_dir(&blocked).unwrap();
+    let changed = DeployOptions { file: Some(blocked), ..options() };
     let standin = StandIn::start(Options::default());
     let cluster = cluster(&standin);
     let last = good.requests().len();

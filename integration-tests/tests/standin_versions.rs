@@ -71,9 +71,9 @@ fn a_plan_says_what_apply_then_does() {
             (action, "model group", "nsparse-tiny"),
             (action, "model", "tiny-query"),
             (action, "model", "tiny-document"),
+            (action, "index", "tiny-v1"),
             (action, "ingest pipeline", "tiny-v1-ingest"),
             (action, "search pipeline", "tiny-v1-search"),
-            (action, "index", "tiny-v1"),
             (action, "alias", "tiny"),
         ]
     };
@@ -291,7 +291,9 @@ fn end(standin: &StandIn, file: &Path) -> (Contents, Vec<String>, Option<u32>, V
     let history = file.history.iter().map(|s| s.indexes.clone()).collect();
     let mut contents = standin.contents();
     contents.models.sort();
-    (contents, file.everything_made().iter().map(made).collect(), file.number, history)
+    let mut all: Vec<String> = file.everything_made().iter().map(made).collect();
+    all.sort();
+    (contents, all, file.number, history)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::index;
 use crate::ingest::documents::{Block, Documents, Next};
 use crate::ml::Fields;
-use crate::ml::plan::DEPLOYMENT;
+use crate::ml::plan::MARKS;
 use crate::source;
 
 /// How long the cluster keeps the point in time after each request.
@@ -93,7 +93,7 @@ fn body_like(old: &Value, name: &str, fields: &Fields, differs: &NewIndex) -> Va
         }
     }
     // What marks an index as made by a deployment or for a data set says nothing about this one.
-    meta.retain(|key, _| key != "nsparse" && key != DEPLOYMENT);
+    meta.retain(|key, _| key != "nsparse" && !MARKS.contains(&key.as_str()));
     meta.insert("nsparse_reencoded_from".to_owned(), name.into());
     mappings["_meta"] = Value::Object(meta);
     mappings["properties"][fields.vector.as_str()] = fields.vector_mapping();

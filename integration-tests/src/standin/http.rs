@@ -118,6 +118,17 @@ async fn answer(Shared(handler): Shared<Handler>, request: Request) -> Response 
 async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: Incoming) -> Response {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let struck = lock().log(&incoming);
+    let meanwhile = lock().take_meanwhile();
+    if let Some(what) = meanwhile {
+        // On a thread of its own: its requests come to this server too.
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            what();
+            let _ = done.send(());
+        });
+        // Where it panicked its test has failed.
+        let _ = is_done.await;
+    }
     let outage = lock().is_out();
     match outage {
         Some(Outage::Unavailable) => return render(&Reply::error(503, "exception", "injected outage")),

@@ -86,6 +86,9 @@ impl Default for Options {
     }
 }
 
+/// What others do while a request waits.
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
@@ -175,6 +178,13 @@ impl StandIn {
         let mut state = self.lock();
         let at = state.requests.len() + n;
         state.fail = Some((at, strike));
+    }
+
+    /// Does this before the request number `n`, counted from 0 from now on, is answered: what others do meanwhile.
+    pub fn meanwhile(&self, n: usize, what: impl FnOnce() + Send + 'static) {
+        let mut state = self.lock();
+        let at = state.requests.len() + n;
+        state.meanwhile = Some((at, Box::new(what)));
     }
 
     /// From the request number `n` on, counted from 0 from now on, the cluster is out of reach, until [`StandIn::mend`].

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::http::Incoming;
 use super::node::Node;
 use super::package::Loaded;
-use super::{Contents, Options, Outage, Reply, Strike, phases};
+use super::{Contents, Meanwhile, Options, Outage, Reply, Strike, phases};
 
 /// The only node of the cluster.
 pub(super) const NODE: &str = "standInNode";
@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) options: Options,
     pub(super) requests: Vec<String>,
     pub(super) fail: Option<(usize, Strike)>,
+    /// What is done before which request is answered.
+    pub(super) meanwhile: Option<(usize, Meanwhile)>,
     /// From which request on nothing is answered, and how.
     pub(super) outage: Option<(usize, Outage)>,
     pub(super) models: BTreeMap<String, Model>,
@@ -93,6 +95,7 @@ impl State {
             options,
             requests: Vec::new(),
             fail: None,
+            meanwhile: None,
             outage: None,
             models: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -118,6 +121,12 @@ impl State {
         let number = self.requests.len();
         self.requests.push(format!("{} {}", incoming.method, incoming.target()));
         self.fail.filter(|(at, _)| *at == number).map(|(_, strike)| strike)
+    }
+
+    /// What is to be done before the request that was logged last is answered.
+    pub(super) fn take_meanwhile(&mut self) -> Option<Meanwhile> {
+        let due = self.meanwhile.as_ref().is_some_and(|(at, _)| self.requests.len() > *at);
+        self.meanwhile.take_if(|_| due).map(|(_, what)| what)
     }
 
     /// Whether the cluster is out of reach at the request that was logged last.

@@ -125,7 +125,7 @@ pub(super) fn version_indexes(cluster: &Cluster, alias: &str) -> Result<Vec<Vers
         .filter_map(|(name, index)| {
             let number = name.strip_prefix(alias)?.strip_prefix("-v")?.parse().ok()?;
             let meta = |key: &str| index.pointer("/mappings/_meta")?.get(key)?.as_str().map(str::to_owned);
-            Some(VersionIndex { number, deployment: meta(plan::DEPLOYMENT), key: meta("nsparse_version") })
+            Some(VersionIndex { number, deployment: meta(plan::DEPLOYMENT), key: meta(plan::VERSION) })
         })
         .collect();
     versions.sort_by_key(|v| v.number);

@@ -2,16 +2,16 @@
 //! used; what a run that was killed has begun is gone on with.
 
 use nsparse_core::{Cancel, DocumentTemplate, Progress};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::alias::{self, Behind};
 use super::deployment::{DeployOptions, has_default_models, index_uuid};
 use super::lifecycle::{self, Model};
 use super::looks::{self, Group, IndexLook, ModelLook, Pipe, PipeLook};
-use super::messages::{Cause, Step, explain_error};
+use super::messages::{Cause, Step, cause_of, explain_error};
 use super::package::{ModelFile, PackageFiles};
 use super::plan;
-use super::record::{Made, ModelEntry, Side};
+use super::record::{self, Made, ModelEntry, Side};
 use super::undeploy::take_back;
 use super::uploads::Uploads;
 use super::{group, register};
@@ -49,27 +49,36 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Everything; `version` is what tells this version of an alias from the others.
-    pub(super) fn everything(&mut self, package: &PackageFiles, side: Side, version: Option<&str>) -> Result<Parts> {
+    /// Everything; `version` is what tells this package and way of indexing from others.
+    pub(super) fn everything(&mut self, package: &PackageFiles, side: Side, version: &str) -> Result<Parts> {
         let mut parts = Parts::default();
         // Before anything is made: names that cannot be had.
         if let Some(alias) = &self.options.alias {
             parts.behind = alias::behind(self.cluster, alias)?;
         }
+        let mut group = None;
         if side != Side::Client {
-            let group = self.group()?;
+            let found = self.group()?;
             // The query model first: it is small, needs no libtorch, and shows early whether models can run.
-            let query = self.model(&package.query, &group)?;
+            parts.query = Some(self.model(&package.query, &found)?);
             if side == Side::Cluster {
-                let document = self.model(&package.document, &group)?;
-                parts.pipeline = Some(self.ingest_pipeline(&package.template, &document.id)?);
-                parts.document = Some(document);
+                parts.document = Some(self.model(&package.document, &found)?);
+                parts.pipeline = Some(self.options.pipeline.clone());
             }
-            parts.search_pipeline = self.search_pipeline(&query.id)?;
-            parts.query = Some(query);
-            parts.group_id = Some(group.id);
+            parts.search_pipeline = self.search_pipeline_name()?;
+            group = Some(found);
         }
-        self.index(&parts, version)?;
+        // The index before its pipelines: of two deploys at once that took the same number one makes it, and the other
+        // has not touched the pipelines of that version yet.
+        let changes = self.index(&parts, version)?;
+        if let (Some(document), Some(name)) = (&parts.document, &parts.pipeline) {
+            self.ingest_pipeline(name, &package.template, &document.id)?;
+        }
+        if let (Some(query), Some(name)) = (&parts.query, &parts.search_pipeline) {
+            self.pipeline(Pipe::Search, name, plan::search_pipeline(&self.options.name, &query.id))?;
+        }
+        self.change_index(changes)?;
+        parts.group_id = group.map(|g| g.id);
         if let Some(alias) = &self.options.alias {
             parts.behind = self.alias(alias, parts.behind)?;
         }
@@ -97,13 +106,17 @@ impl Run<'_> {
         }
         let id = match group::register(self.cluster, name, &plan::mark(&self.options.name)) {
             Ok(id) => id,
-            Err(error) => {
-                // It may have arrived, with only its answer lost.
-                if let Ok(Some(found)) = looks::group(self.cluster, self.options)
-                    && found.ours
-                {
-                    self.made.push(Made::Group { id: found.id, name: name.clone() });
+            Err((cause, error)) => {
+                let there = looks::group(self.cluster, self.options).ok().flatten().filter(|g| g.ours);
+                let Some(found) = there else { return Err(error) };
+                let made = Made::Group { id: found.id.clone(), name: name.clone() };
+                if cause == Some(Cause::Exists) {
+                    // Another deploy of this name was quicker.
+                    self.found(made, true);
+                    return Ok(found);
                 }
+                // It arrived, with only its answer lost.
+                self.made.push(made);
                 return Err(error);
             }
         };
@@ -151,7 +164,10 @@ impl Run<'_> {
                     lifecycle::remove(self.cluster, &model, &self.options.poll)?;
                     return Ok(entry(self.register(file, group)?));
                 }
-                self.made.push(Made::Model { id: model.id.clone(), name: model.name.clone() });
+                let made = Made::Model { id: model.id.clone(), name: model.name.clone() };
+                // Where this file knows nothing of it, another deploy may be at work on it: it is not ours to take back.
+                let known = self.uploads.knows(&file.sha256, &model) || self.was_made(&made);
+                if known { self.made.push(made) } else { self.kept.push(made) }
                 self.notes.push(format!("the registration of {model} that an earlier run began was gone on with"));
                 if self.options.url.is_none() {
                     self.upload(&model, file)?;
@@ -235,23 +251,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn ingest_pipeline(&mut self, template: &DocumentTemplate, model_id: &str) -> Result<String> {
-        let name = self.options.pipeline.clone();
+    fn ingest_pipeline(&mut self, name: &str, template: &DocumentTemplate, model_id: &str) -> Result<()> {
         let body = plan::pipeline(&self.options.name, template, &self.options.fields, &self.options.indexing, model_id);
-        self.pipeline(Pipe::Ingest, &name, body)?;
-        Ok(name)
+        self.pipeline(Pipe::Ingest, name, body)
     }
 
-    /// The pipeline that names the query model; `None` where this version cannot have it.
-    fn search_pipeline(&mut self, model_id: &str) -> Result<Option<String>> {
+    /// The name of the pipeline that names the query model; `None` where this version cannot have it.
+    fn search_pipeline_name(&mut self) -> Result<Option<String>> {
         if !has_default_models(self.cluster.capabilities()?) {
             self.notes
                 .push("this version has no default model for sparse queries (from 2.13): name `model_id`".to_owned());
             return Ok(None);
         }
-        let name = self.options.search_pipeline();
-        self.pipeline(Pipe::Search, &name, plan::search_pipeline(&self.options.name, model_id))?;
-        Ok(Some(name))
+        Ok(Some(self.options.search_pipeline()))
     }
 
     fn pipeline(&mut self, pipe: Pipe, name: &str, body: Value) -> Result<()> {
@@ -276,43 +288,59 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn index(&mut self, parts: &Parts, version: Option<&str>) -> Result<()> {
+    /// Makes the index, or finds it; what is to be changed in its settings once the pipelines are there.
+    fn index(&mut self, parts: &Parts, version: &str) -> Result<Map<String, Value>> {
         self.cancel.check()?;
+        if let Some(changes) = self.index_that_is_there(parts, version)? {
+            return Ok(changes);
+        }
         let options = self.options;
-        let name = &options.index;
-        let path = format!("/{name}");
-        let subject = format!("index `{name}`");
-        let failed = |e| explain_error(Step::Index, &subject, e);
-        let (ingest, search) = (parts.pipeline.as_deref(), parts.search_pipeline.as_deref());
-        if let IndexLook::There { made, ours, changes } =
-            looks::index(self.cluster, options, ingest, search, |m| self.was_made(m))?
-        {
-            if !changes.is_empty() {
-                self.cluster.put(&format!("{path}/_settings"), Value::Object(changes)).map_err(failed)?;
-            }
-            self.found(made, ours);
-            return Ok(());
+        let (name, copies) = (&options.index, (options.shards, options.replicas));
+        let mut body = plan::index(&options.name, copies, &options.fields, &options.indexing, parts.pipeline.as_deref());
+        if let Some(search) = &parts.search_pipeline {
+            body["settings"]["index"]["search.default_pipeline"] = search.as_str().into();
         }
-        let copies = (options.shards, options.replicas);
-        let mut body = plan::index(&options.name, copies, &options.fields, &options.indexing, ingest);
-        if let Some(search) = search {
-            body["settings"]["index"]["search.default_pipeline"] = search.into();
-        }
-        if let Some(version) = version {
-            body["mappings"]["_meta"]["nsparse_version"] = version.into();
-        }
+        body["mappings"]["_meta"][plan::VERSION] = version.into();
         let models: Vec<&str> = [&parts.document, &parts.query].into_iter().flatten().map(|m| m.id.as_str()).collect();
         if !models.is_empty() {
-            body["mappings"]["_meta"]["nsparse_models"] = json!(models);
+            body["mappings"]["_meta"][plan::MODELS] = json!(models);
         }
         // Sent once: a second try of one that arrived would find the index there.
+        let path = format!("/{name}");
+        let failed = |e| explain_error(Step::Index, &format!("index `{name}`"), e);
         self.made.push(Made::Index { name: name.clone(), uuid: String::new() });
-        self.cluster.request(Method::Put, &path, Body::Json(body)).map_err(failed)?;
+        if let Err(error) = self.cluster.request(Method::Put, &path, Body::Json(body)) {
+            if cause_of(Step::Index, &error) == Some(Cause::Exists) {
+                // Somebody was quicker: it is theirs to take back.
+                self.made.pop();
+                if let Some(changes) = self.index_that_is_there(parts, version)? {
+                    return Ok(changes);
+                }
+            }
+            return Err(failed(error));
+        }
         let there = self.cluster.get(&path).map_err(failed)?;
         let uuid = there.get(name).map(index_uuid).unwrap_or_default();
         self.made.pop();
         self.made.push(Made::Index { name: name.clone(), uuid });
-        Ok(())
+        Ok(Map::new())
+    }
+
+    fn index_that_is_there(&mut self, parts: &Parts, version: &str) -> Result<Option<Map<String, Value>>> {
+        let (ingest, search) = (parts.pipeline.as_deref(), parts.search_pipeline.as_deref());
+        let found = looks::index(self.cluster, self.options, version, ingest, search, |m| self.was_made(m))?;
+        let IndexLook::There { made, ours, changes } = found else { return Ok(None) };
+        self.found(made, ours);
+        Ok(Some(changes))
+    }
+
+    fn change_index(&self, changes: Map<String, Value>) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let name = &self.options.index;
+        let failed = |e| explain_error(Step::Index, &format!("index `{name}`"), e);
+        self.cluster.put(&format!("/{name}/_settings"), Value::Object(changes)).map(drop).map_err(failed)
     }
 
     /// A new alias stands for this version; one that is there stays as it is until it is switched.
@@ -339,6 +367,7 @@ impl Run<'_> {
     pub(super) fn undo(&mut self, error: Error) -> Error {
         let mut left = Vec::new();
         let cut = self.cut.take();
+        record::order(&mut self.made);
         for made in self.made.iter().rev() {
             match (&cut, made) {
                 (Some(cut), Made::Model { id, .. }) if id == cut => continue,

@@ -11,7 +11,7 @@ use super::apply::Run;
 use super::package::PackageFiles;
 use super::plan::{Fields, Indexing};
 use super::poll::Poll;
-use super::record::{Deployment, Made, Side};
+use super::record::{self, Deployment, Made, Side};
 use super::uploads::Uploads;
 use super::versions;
 use crate::capabilities::Capabilities;
@@ -109,8 +109,10 @@ pub(super) struct Prepared {
     pub(super) previous: Option<Deployment>,
     /// What an earlier run for the same version has made.
     pub(super) carried: Vec<Made>,
-    /// The version's number and key, behind an alias.
-    pub(super) version: Option<(u32, String)>,
+    /// The version's number, behind an alias.
+    pub(super) number: Option<u32>,
+    /// What tells this package and way of indexing from others.
+    pub(super) key: String,
 }
 
 /// Reads the package, asks the cluster what it can do, and finds out which version this is. Nothing is changed.
@@ -141,7 +143,7 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
         ));
     }
     let cluster_uuid = cluster.uuid()?;
-    let path = options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"));
+    let path = file_of(package_dir, options);
     let previous = if path.is_file() { Some(Deployment::load(&path)?) } else { None };
     if let Some(old) = &previous {
         check_file(&path, old, options, &cluster_uuid)?;
@@ -153,21 +155,26 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
             && old.fields == options.fields
             && old.indexing.holds_as(&options.indexing)
     };
-    let (options, carried, version) = if let Some(alias) = &options.alias {
-        let key = versions::key(&package, side, &options.fields, &options.indexing);
+    let key = versions::key(&package, side, &options.fields, &options.indexing);
+    let (options, carried, number) = if let Some(alias) = &options.alias {
         let known = previous.as_ref().and_then(|p| p.versions().into_iter().find(is_same));
         let number = match known.and_then(|v| v.number) {
             Some(number) => number,
             None => next_number(cluster, alias, options, &key, previous.as_ref())?,
         };
-        (options.version(alias, number), known.map(|v| v.made.clone()).unwrap_or_default(), Some((number, key)))
+        (options.version(alias, number), known.map(|v| v.made.clone()).unwrap_or_default(), Some(number))
     } else {
         if let Some(old) = previous.as_ref().filter(|old| !is_same(old) || old.index != options.index) {
             return Err(another_version(&path, old, options, &package, side));
         }
         (options.clone(), previous.as_ref().map(|p| p.made.clone()).unwrap_or_default(), None)
     };
-    Ok(Prepared { package, options, side, capabilities, notes, cluster_uuid, path, previous, carried, version })
+    Ok(Prepared { package, options, side, capabilities, notes, cluster_uuid, path, previous, carried, number, key })
+}
+
+/// Where `deployment.json` lies.
+fn file_of(package_dir: &Path, options: &DeployOptions) -> PathBuf {
+    options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"))
 }
 
 /// A version that is not in the file: one that a killed run has begun, else a new number.
@@ -201,6 +208,7 @@ pub fn deploy(
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<Deployment> {
+    let _held = record::claim(&file_of(package_dir, options))?;
     let prepared = prepare(cluster, package_dir, options)?;
     let Prepared { package, options, side, capabilities, path, .. } = &prepared;
     let mut run = Run {
@@ -215,8 +223,9 @@ pub fn deploy(
         uploads: Uploads::open(path, &prepared.cluster_uuid),
         cut: None,
     };
-    let key = prepared.version.as_ref().map(|(_, key)| key.as_str());
-    let done = run.everything(package, *side, key).and_then(|parts| {
+    let done = run.everything(package, *side, &prepared.key).and_then(|parts| {
+        let mut made: Vec<Made> = run.kept.iter().chain(&run.made).cloned().collect();
+        record::order(&mut made);
         let version = Deployment {
             name: options.name.clone(),
             cluster_url: cluster.url().to_owned(),
@@ -230,13 +239,13 @@ pub fn deploy(
             search_pipeline: parts.search_pipeline,
             index: options.index.clone(),
             alias: options.alias.clone(),
-            number: prepared.version.as_ref().map(|(number, _)| *number),
+            number: prepared.number,
             fields: options.fields.clone(),
             indexing: options.indexing.clone(),
             template: package.template.clone(),
             vocabulary_size: package.vocabulary_size(),
             package: package.hashes(),
-            made: run.kept.iter().chain(&run.made).cloned().collect(),
+            made,
             notes: run.notes.clone(),
             others: Vec::new(),
             history: Vec::new(),

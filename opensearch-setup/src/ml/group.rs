@@ -52,16 +52,19 @@ fn group_of(hit: &Value) -> Option<FoundGroup> {
 /// Makes a group; gives its id.
 ///
 /// # Errors
-/// Why the cluster refuses it, explained.
-pub fn register(cluster: &Cluster, name: &str, description: &str) -> Result<String> {
+/// Why the cluster refuses it, explained, and the kind of cause where it is known.
+pub fn register(
+    cluster: &Cluster,
+    name: &str,
+    description: &str,
+) -> std::result::Result<String, (Option<Cause>, Error)> {
     const PATH: &str = "/_plugins/_ml/model_groups/_register";
     let answer = cluster
         .post(PATH, json!({ "name": name, "description": description }))
-        .map_err(|e| explain_error(Step::Group, &format!("models: group `{name}`"), e))?;
-    answer.get("model_group_id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| Error::Unexpected {
-        method: Method::Post.as_str(),
-        path: PATH.to_owned(),
-        message: format!("expected a `model_group_id`, got {answer}"),
+        .map_err(|e| (cause_of(Step::Group, &e), explain_error(Step::Group, &format!("models: group `{name}`"), e)))?;
+    answer.get("model_group_id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+        let message = format!("expected a `model_group_id`, got {answer}");
+        (None, Error::Unexpected { method: Method::Post.as_str(), path: PATH.to_owned(), message })
     })
 }
 

@@ -133,10 +133,11 @@ pub(super) enum IndexLook {
     },
 }
 
-/// Refuses an index of this name that others have made and that does not fit.
+/// Refuses an index of this name that others have made and that does not fit, or was made for another package.
 pub(super) fn index(
     cluster: &Cluster,
     options: &DeployOptions,
+    version: &str,
     ingest: Option<&str>,
     search: Option<&str>,
     was_made: impl Fn(&Made) -> bool,
@@ -158,6 +159,20 @@ pub(super) fn index(
             format!("The index `{name}` is there already, but its field `{}` is no {kind}", fields.vector),
             "choose another name with `--index`, or delete that index",
         ));
+    }
+    let is_of = there.pointer(&format!("/mappings/_meta/{}", plan::VERSION)).and_then(Value::as_str);
+    if is_of.is_some_and(|is_of| is_of != version) {
+        return Err(if options.alias.is_some() {
+            Error::world(
+                format!("Another deploy has made the index `{name}` meanwhile, for another package"),
+                "run the same command again: this package then becomes the next version",
+            )
+        } else {
+            Error::usage(
+                format!("The index `{name}` was made for another package, or with other vectors"),
+                "choose another name with `--index`, delete that index, or deploy versions behind an alias (`--alias`)",
+            )
+        });
     }
     let made = Made::Index { name: name.clone(), uuid: index_uuid(there) };
     let marked = plan::is_marked(there, &options.name);

@@ -13,6 +13,13 @@ pub const TEMPORARY_FIELD: &str = "nsparse_text";
 
 /// In an index's `_meta`: the name of the deployment that made it.
 pub const DEPLOYMENT: &str = "nsparse_deployment";
+/// In an index's `_meta`: what tells the package and the way of indexing that it was made for from others.
+pub const VERSION: &str = "nsparse_version";
+/// In an index's `_meta`: the ids of the models that it was made with.
+pub(super) const MODELS: &str = "nsparse_models";
+
+/// What an index's `_meta` says of the deployment that made it; an index that is made like another leaves it out.
+pub(crate) const MARKS: [&str; 3] = [DEPLOYMENT, VERSION, MODELS];
 
 /// Names of the index's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

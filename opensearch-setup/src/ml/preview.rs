@@ -94,7 +94,7 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
         cluster_url: cluster.url().to_owned(),
         version: capabilities.version.to_string(),
         side: *side,
-        number: prepared.version.as_ref().map(|(number, _)| *number),
+        number: prepared.number,
         items: Vec::new(),
         notes: prepared.notes.clone(),
         file: prepared.path.clone(),
@@ -113,17 +113,14 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
             let document_id = model(&mut plan, cluster, &package.document, group.as_ref(), options)?;
             let body =
                 plan::pipeline(&options.name, &package.template, &options.fields, &options.indexing, &document_id);
-            pipeline(&mut plan, cluster, Pipe::Ingest, &options.pipeline, &body, was_made)?;
-            ingest = Some(options.pipeline.clone());
+            ingest = Some((options.pipeline.clone(), body));
         }
         if has_default_models(capabilities) {
-            let name = options.search_pipeline();
-            let body = plan::search_pipeline(&options.name, &query_id);
-            pipeline(&mut plan, cluster, Pipe::Search, &name, &body, was_made)?;
-            search = Some(name);
+            search = Some((options.search_pipeline(), plan::search_pipeline(&options.name, &query_id)));
         }
     }
-    match looks::index(cluster, options, ingest.as_deref(), search.as_deref(), was_made)? {
+    let name = |pipeline: &Option<(String, serde_json::Value)>| pipeline.as_ref().map(|(name, _)| name.clone());
+    match looks::index(cluster, options, &prepared.key, name(&ingest).as_deref(), name(&search).as_deref(), was_made)? {
         IndexLook::Absent => {
             let copies = format!("shards {}, replicas {}", options.shards, options.replicas);
             plan.add(Action::Create, "index", &options.index, copies);
@@ -132,6 +129,11 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
         IndexLook::There { changes, .. } => {
             let changes: Vec<String> = changes.iter().map(|(key, value)| format!("{key} becomes {value}")).collect();
             plan.add(Action::Change, "index", &options.index, changes.join(", "));
+        }
+    }
+    for (pipe, wanted) in [(Pipe::Ingest, &ingest), (Pipe::Search, &search)] {
+        if let Some((name, body)) = wanted {
+            pipeline(&mut plan, cluster, pipe, name, body, was_made)?;
         }
     }
     if let (Some(alias), Some(behind)) = (&options.alias, behind) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use nsparse_core::lock::FileLock;
 use nsparse_core::{DocumentTemplate, files};
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +180,29 @@ pub struct Deployment {
     /// What the alias stands for, newest last; before it what a rollback goes back to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Served>,
+}
+
+/// Claims a deployment file, there or not, for one command that changes it and what it is about.
+pub(super) fn claim(path: &Path) -> Result<FileLock> {
+    FileLock::beside(path)?.ok_or_else(|| {
+        Error::usage(
+            format!("Another nsparse is at work with `{}` now", path.display()),
+            "wait until it has ended; a second deployment at the same time takes a file of its own (`--deployment FILE`)",
+        )
+    })
+}
+
+/// As [`claim`], for a file that has to be there; reads it.
+pub(super) fn claim_existing(path: &Path) -> Result<(FileLock, Deployment)> {
+    Deployment::load(path)?;
+    let held = claim(path)?;
+    Ok((held, Deployment::load(path)?))
+}
+
+/// Puts what was made in the order that can be taken back from its end: indexes last, so that they go before the
+/// pipelines that they name.
+pub(super) fn order(made: &mut [Made]) {
+    made.sort_by_key(|m| matches!(m, Made::Index { .. }));
 }
 
 impl Deployment {

@@ -664,7 +664,7 @@ pub(super) const ROWS: &[Row] = &[
         "run the same `nsparse deploy` again: it makes the pipeline anew",
     ),
     row(
-        "resource_already_exists_exception",
+        "] already exists",
         EVERYWHERE,
         Cause::Exists,
         Fault::Usage,

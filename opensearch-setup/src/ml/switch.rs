@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use nsparse_core::Cancel;
+use nsparse_core::lock::FileLock;
 use serde::Serialize;
 
 use super::alias::{self, Behind};
 use super::lifecycle;
 use super::messages::{Step, explain_error};
 use super::poll::Poll;
-use super::record::Deployment;
+use super::record::{self, Deployment};
 use super::smoke::{Asked, smoke};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
@@ -56,7 +57,7 @@ pub struct SwitchReport {
 /// # Errors
 /// If the version is not ready (nothing is changed then), the alias has been changed meanwhile, or the cluster fails.
 pub fn switch_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, cancel: &Cancel) -> Result<SwitchReport> {
-    let mut file = open(cluster, path)?;
+    let (_held, mut file) = open(cluster, path)?;
     let name = alias_of(&file)?.to_owned();
     let behind = alias::behind(cluster, &name)?;
     file.note_served(&behind);
@@ -100,7 +101,7 @@ pub fn switch_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, canc
 /// # Errors
 /// If nothing was served before, what was is gone or fails the smoke test, or the cluster fails.
 pub fn rollback_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, cancel: &Cancel) -> Result<SwitchReport> {
-    let mut file = open(cluster, path)?;
+    let (_held, mut file) = open(cluster, path)?;
     let name = alias_of(&file)?.to_owned();
     let behind = alias::behind(cluster, &name)?;
     let indexes: Vec<&String> = behind.keys().collect();
@@ -175,11 +176,11 @@ fn already(
     })
 }
 
-/// The file, if it is about this cluster.
-fn open(cluster: &Cluster, path: &Path) -> Result<Deployment> {
-    let file = Deployment::load(path)?;
+/// The file, claimed, if it is about this cluster.
+fn open(cluster: &Cluster, path: &Path) -> Result<(FileLock, Deployment)> {
+    let (held, file) = record::claim_existing(path)?;
     file.check_cluster(cluster)?;
-    Ok(file)
+    Ok((held, file))
 }
 
 fn alias_of(file: &Deployment) -> Result<&str> {

@@ -11,7 +11,7 @@ use super::looks::Pipe;
 use super::messages::{Step, explain_error};
 use super::plan;
 use super::poll::Poll;
-use super::record::{Deployment, Made};
+use super::record::{self, Deployment, Made};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 
@@ -89,7 +89,7 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
 /// # Errors
 /// As [`undeploy`]; also if the file cannot be read or replaced.
 pub fn undeploy_file(cluster: &Cluster, path: &Path, options: &UndeployOptions) -> Result<UndeployReport> {
-    let mut deployment = Deployment::load(path)?;
+    let (_held, mut deployment) = record::claim_existing(path)?;
     let report = undeploy(cluster, &deployment, options)?;
     let rest = match options.version.and_then(|number| deployment.numbered(number)).map(|v| v.index.clone()) {
         Some(index) if report.left.is_empty() => deployment.without(&index),

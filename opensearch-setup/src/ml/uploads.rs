@@ -51,6 +51,11 @@ impl Uploads {
         known.filter(|u| u.id == model.id && u.chunk_bytes == chunk_bytes).map_or(0, |u| u.sent)
     }
 
+    /// Whether an earlier run with this record has begun to upload this model.
+    pub(super) fn knows(&self, sha256: &str, model: &Model) -> bool {
+        self.contents.uploads.get(sha256).is_some_and(|u| u.id == model.id)
+    }
+
     /// Notes that the first `sent` chunks have arrived. Where that cannot be written, a later run sends them again.
     pub(super) fn note(&mut self, sha256: &str, model: &Model, chunk_bytes: u64, sent: u64) {
         let upload = Upload { id: model.id.clone(), chunk_bytes, sent };

@@ -23,7 +23,7 @@ test-data: ## Tests on the data sets in NSPARSE_TEST_DATA (default ../shared/dat
 
 lint: ## Format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --release --workspace --all-targets --locked --features nsparse-integration-tests/all,nsparse/test-node,nsparse/test-browser -- -D warnings
+	$(CARGO) clippy --release --workspace --all-targets --locked --features nsparse-integration-tests/all,nsparse/test-node,nsparse/test-browser,nsparse/parquet -- -D warnings
 
 doc: ## The crates' documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --locked

@@ -14,7 +14,7 @@ if may_install; then
     scripts/install-test-tools.sh
 fi
 
-features=
+features=,nsparse/parquet
 left_out=
 leave_out() { left_out="$left_out
   $1"; }

@@ -15,6 +15,7 @@ mod failure;
 mod ingest;
 mod mining;
 mod monitor;
+mod panics;
 mod printer;
 mod processes;
 mod queries;
@@ -43,6 +44,7 @@ pub(crate) enum ExitStatus {
 }
 
 fn main() -> ExitCode {
+    panics::report_ours();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -22,7 +22,7 @@ fn out(text: &str) {
 }
 
 /// A line on standard error, if anybody reads it.
-fn err(text: &str) {
+pub(crate) fn err(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 use std::fmt::Write as _;
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 
 use nsparse_integration_tests::cli::{Nsparse, Outcome, signal, wait_until};
 use nsparse_integration_tests::random_model::{Shape, write};
@@ -158,6 +158,29 @@ fn status_shows_what_is_there_and_what_is_wrong() {
     child.wait().unwrap();
     assert!(lines[0].starts_with("articles-v1: 3 documents, 3 indexed at 2.0 ms"), "{lines:?}");
     assert!(lines[2].contains(" indexed/s, "), "{lines:?}");
+
+    // On a terminal the same place is drawn anew, and `q` ends it.
+    let script = "exec script -qec \"stty rows 30 cols 100; $*\" /dev/null";
+    let mut command = nsparse.through_shell(script, &["status", "--watch", "--every", "0.1"]);
+    let out = nsparse.path("terminal");
+    let file = std::fs::File::create(&out).unwrap();
+    let mut child = command.stdin(std::process::Stdio::piped()).stdout(file).spawn().unwrap();
+    let drawn = || String::from_utf8_lossy(&std::fs::read(&out).unwrap_or_default()).into_owned();
+    wait_until(&mut child, "a second look", || drawn().contains(" indexed/s"));
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
+    while child.try_wait().unwrap().is_none() {
+        assert!(std::time::Instant::now() < deadline, "`q` did not end it: {}", drawn());
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{}", drawn());
+    let drawn = drawn();
+    // The other screen, without a cursor, and back.
+    for sequence in ["\u{1b}[?1049h", "\u{1b}[?25l", "\u{1b}[?25h", "\u{1b}[?1049l"] {
+        assert!(drawn.contains(sequence), "{sequence:?}: {drawn:?}");
+    }
+    assert!(drawn.contains("articles-v1, version 1, served: 3 documents"), "{drawn}");
+    assert!(drawn.matches("Cluster http://").count() > 1, "{drawn}");
 
     let cluster = Cluster::connect(&ClusterConfig::new(standin.url())).unwrap();
     cluster.delete("/_search/pipeline/articles-v1-search").unwrap();

@@ -7,20 +7,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nsparse_core::{Cancel, NoProgress};
 use nsparse_encoder::{Device, SparseEncoder};
-use nsparse_integration_tests::cli::{Nsparse, Outcome, wait_until};
+use nsparse_integration_tests::cli::{Nsparse, wait_until};
 use nsparse_integration_tests::faults::{Fault, Proxy};
-use nsparse_integration_tests::node::{free_port, shared};
+use nsparse_integration_tests::node::{everything, shared};
 use nsparse_integration_tests::random_model::{Shape, write};
 use nsparse_integration_tests::standin::{Options, StandIn, encode_with};
-use nsparse_opensearch::ingest::documents::{Documents, Next};
-use nsparse_opensearch::node::{self, Engine, Handle, NodeOptions};
-use nsparse_opensearch::reencode::IndexDocuments;
-use nsparse_opensearch::{Cluster, ClusterConfig};
+use nsparse_opensearch::Cluster;
 use serde_json::{Value, json};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/retrieval");
@@ -47,19 +42,6 @@ fn own_index(cluster: &Cluster, name: &str) {
     let properties =
         json!({ "title": { "type": "text" }, "text": { "type": "text" }, "embedding": { "type": "rank_features" } });
     cluster.put(&format!("/{name}"), json!({ "mappings": { "properties": properties } })).unwrap();
-}
-
-/// All documents of an index.
-fn everything(cluster: &Cluster, name: &str) -> BTreeMap<String, Value> {
-    cluster.post(&format!("/{name}/_refresh"), Value::Null).unwrap();
-    let mut documents = IndexDocuments::open(cluster, name, 1000, &[]).unwrap();
-    let mut found = BTreeMap::new();
-    while let Next::Block(block) = documents.next(Duration::from_mins(1)).unwrap() {
-        for entry in block.entries() {
-            found.insert(entry.id.clone(), serde_json::from_slice(block.json(entry)).unwrap());
-        }
-    }
-    found
 }
 
 fn settings(name: &str) -> (Value, Value) {
@@ -116,58 +98,6 @@ fn killed_at_twenty_random_points() {
     // And a clean second run sends nothing.
     let report = &nsparse.json(&ingest)["report"];
     assert_eq!((&report["indexed"], &report["requests"]), (&json!(0), &json!(0)));
-}
-
-/// A node of its own, killed in the middle of the bulk requests and started again.
-#[test]
-fn the_node_is_killed_while_documents_go_in() {
-    let nsparse = program();
-    let options = NodeOptions {
-        port: free_port().unwrap(),
-        heap: "512m".to_owned(),
-        engine: Engine::Assembled,
-        ..NodeOptions::default()
-    };
-    let up = || node::up(&options, &NoProgress, &Cancel::default()).unwrap().node;
-    let first = up();
-    let cluster = Cluster::connect(&ClusterConfig::new(&first.url)).unwrap();
-    own_index(&cluster, "node-killed");
-    nsparse.write("docs.jsonl", &ready(6000));
-    let proxy = Proxy::start(&first.url, |_| Fault::None);
-    let ingest = format!(
-        "ingest docs.jsonl --index node-killed --ready --journal journal --request-documents 20 --json --url {}",
-        proxy.url
-    );
-    let mut child = nsparse.command(ingest.split_whitespace());
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until(&mut child, "a third of the requests", || proxy.bulks() >= 100);
-    let Handle::Process { pid, .. } = first.handle else { panic!("an assembled node is a process") };
-    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
-    assert!(killed.success());
-    // The same folder, and what was acknowledged is in its translog.
-    let before = proxy.bulks();
-    wait_until(&mut child, "a request that finds no node", || proxy.bulks() > before);
-    up();
-    let output = child.wait_with_output().unwrap();
-    let outcome = Outcome {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    };
-    let found = everything(&cluster, "node-killed");
-    node::down(options.state_dir.as_deref(), Some(options.port)).unwrap();
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    let report = outcome.json()["report"].clone();
-    println!("{} requests answered, {} sent again", report["requests"], report["retries"]);
-    assert!(report["retries"].as_u64().unwrap() > 0);
-    assert_eq!((report["indexed"].as_u64(), report["documents"].as_u64()), (Some(6000), Some(6000)));
-    let mut expected = BTreeMap::new();
-    for line in ready(6000).lines() {
-        let mut source: Value = serde_json::from_str(line).unwrap();
-        let id = source.as_object_mut().unwrap().remove("_id").unwrap();
-        expected.insert(id.as_str().unwrap().to_owned(), source);
-    }
-    assert_eq!(found, expected);
 }
 
 #[test]

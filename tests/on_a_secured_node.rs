@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nsparse_integration_tests::cli::{Nsparse, Outcome};
+use nsparse_integration_tests::cli::Nsparse;
 use nsparse_integration_tests::random_model::{Shape, write};
+use nsparse_integration_tests::secrets::Planted;
 use nsparse_integration_tests::secured::{INDEXER, INDEXER_PASSWORD, READER, READER_PASSWORD, shared};
 use serde_json::{Value, json};
 
@@ -181,59 +182,15 @@ fn the_doctor_sees_a_blocked_cluster_and_mends_it() {
     assert!(report["cluster"]["findings"][0]["meaning"].as_str().unwrap().contains("401"), "{report}");
 }
 
-/// Every way in which a secret may show itself.
-fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![secret.to_owned(), secret.replace(' ', "%20").replace('/', "%2F")];
-    forms.extend(secret.split(' ').filter(|part| part.len() > 6).map(str::to_owned));
-    forms
-}
-
-/// As [`Nsparse::run`], while the process list is watched; how often the program was seen there.
-fn watched(nsparse: &Nsparse, arguments: &str, secrets: &[String]) -> (Outcome, usize) {
-    let file = |name: &str| std::fs::File::create(nsparse.path(name)).unwrap();
-    let mut command = nsparse.command(arguments.split_whitespace());
-    let mut child = command.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
-    let line = format!("/proc/{}/cmdline", child.id());
-    let mut seen = 0;
-    while child.try_wait().unwrap().is_none() {
-        let shown = String::from_utf8_lossy(&std::fs::read(&line).unwrap_or_default()).into_owned();
-        seen += usize::from(shown.contains("nsparse"));
-        for secret in secrets {
-            assert!(!shown.contains(secret), "{arguments}: the process list shows a secret");
-        }
-        std::thread::park_timeout(std::time::Duration::from_millis(2));
-    }
-    let code = child.wait().unwrap().code();
-    let text = |name: &str| String::from_utf8_lossy(&nsparse.read(name)).into_owned();
-    (Outcome { code, stdout: text("stdout"), stderr: text("stderr") }, seen)
-}
-
-/// The files below a folder that hold one of the secrets.
-fn holders(folder: &Path, secrets: &[String]) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(holders(&path, secrets));
-        } else {
-            let bytes = std::fs::read(&path).unwrap();
-            let has = |s: &String| bytes.windows(s.len()).any(|w| w == s.as_bytes());
-            found.extend(secrets.iter().any(has).then(|| path.display().to_string()));
-        }
-    }
-    found
-}
-
 #[test]
 fn secrets_are_found_nowhere() {
     let _turn = turn();
     let key = std::fs::read_to_string(&shared().certificate.key).unwrap();
-    let mut secrets: Vec<String> =
-        [INDEXER_PASSWORD, READER_PASSWORD, "Planted-wrong 1", &shared().token].iter().flat_map(|s| forms(s)).collect();
     // `Basic` headers, and the key's first line.
-    secrets.push("aW5kZXhlcjpQbGFudGVk".to_owned());
-    secrets.push("cmVhZGVyOlBsYW50ZWQ".to_owned());
-    secrets.push(key.lines().nth(1).unwrap().to_owned());
+    let planted = Planted::new([INDEXER_PASSWORD, READER_PASSWORD, "Planted-wrong 1", &shared().token])
+        .also("aW5kZXhlcjpQbGFudGVk")
+        .also("cmVhZGVyOlBsYW50ZWQ")
+        .also(key.lines().nth(1).unwrap());
     let own = &shared().certificate;
     let certificate =
         [format!("client_cert: {}", own.certificate.display()), format!("client_key: {}", own.key.display())];
@@ -251,9 +208,7 @@ fn secrets_are_found_nowhere() {
     everyone.push(last);
     let mut served = 0;
     for (number, nsparse) in everyone.iter_mut().enumerate() {
-        // As loud as can be.
-        nsparse.set("NSPARSE_LOG", "trace");
-        nsparse.set("RUST_BACKTRACE", "full");
+        Planted::make_loud(nsparse);
         let index = format!("secured-secrets-{number}");
         let (mut seen, mut logged) = (0, 0);
         for arguments in [
@@ -265,20 +220,14 @@ fn secrets_are_found_nowhere() {
             "eval --data set --method bm25 --engine opensearch".to_owned(),
             "undeploy d.json --delete-index".to_owned(),
         ] {
-            let (outcome, times) = watched(nsparse, &arguments, &secrets);
-            seen += times;
-            served += usize::from(outcome.code == Some(0));
-            for secret in &secrets {
-                let shown = outcome.stdout.contains(secret) || outcome.stderr.contains(secret);
-                assert!(!shown, "{number}: `{arguments}` shows a secret in its output");
-            }
-            logged += outcome.stderr.lines().filter(|l| l.contains("TRACE") || l.contains("DEBUG")).count();
+            let watched = planted.run(nsparse, &arguments);
+            seen += watched.seen;
+            logged += watched.loud;
+            served += usize::from(watched.outcome.code == Some(0));
         }
         assert!(seen > 0, "{number}: the program was never seen in the process list");
         assert!(logged > 20, "{number}: the log is not loud");
-        let planted = nsparse.path("profiles.yaml").display().to_string();
-        let found: Vec<String> = holders(&nsparse.path(""), &secrets).into_iter().filter(|f| *f != planted).collect();
-        assert!(found.is_empty(), "{number}: {found:?}");
+        planted.check_files(&nsparse.path(""), &[&nsparse.path("profiles.yaml")]);
     }
     // The two indexers did everything, the others at least something.
     assert!(served >= 14 + 3, "{served}");

@@ -11,5 +11,6 @@ pub mod golden_losses;
 pub mod node;
 pub mod onnx_file;
 pub mod random_model;
+pub mod secrets;
 pub mod secured;
 pub mod standin;

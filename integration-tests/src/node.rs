@@ -1,15 +1,20 @@
 //! One real OpenSearch for all tests of a binary: started by the first that asks, ended when the process ends,
 //! however it ends.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nsparse_core::{Cancel, NoProgress};
+use nsparse_opensearch::ingest::documents::{Documents as _, Next};
 use nsparse_opensearch::node::{self, Engine, Handle, NodeOptions};
-use nsparse_opensearch::{Cluster, ClusterConfig};
+use nsparse_opensearch::reencode::IndexDocuments;
+use nsparse_opensearch::{Cluster, ClusterConfig, index};
+use serde_json::Value;
 
 /// A running node and the leash that ends it.
 #[derive(Debug)]
@@ -31,6 +36,28 @@ pub fn shared() -> &'static TestNode {
     NODE.get_or_init(|| {
         start().unwrap_or_else(|e| panic!("no node for the tests: {e}; {}", e.hint().unwrap_or_default()))
     })
+}
+
+/// All documents of an index, as they stand in `_source`, by id.
+///
+/// # Panics
+/// If the cluster fails, or gives a document twice.
+pub fn everything(cluster: &Cluster, index: &str) -> BTreeMap<String, Value> {
+    index::refresh(cluster, index).expect("the index can be refreshed");
+    let mut documents = IndexDocuments::open(cluster, index, 500, &[]).expect("the index can be read");
+    let mut found = BTreeMap::new();
+    loop {
+        match documents.next(Duration::from_mins(1)).expect("the index is read to its end") {
+            Next::Block(block) => {
+                for entry in block.entries() {
+                    let source = serde_json::from_slice(block.json(entry)).expect("a source is JSON");
+                    assert_eq!(found.insert(entry.id.clone(), source), None, "{} came twice", entry.id);
+                }
+            }
+            Next::Idle => unreachable!("no documents of `{index}` within a minute"),
+            Next::End => return found,
+        }
+    }
 }
 
 /// A loopback port that is free now.

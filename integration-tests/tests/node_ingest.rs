@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use nsparse_core::{Cancel, Fault as Blame, NoProgress};
 use nsparse_integration_tests::faults::{Fault, Proxy};
-use nsparse_integration_tests::node::shared;
+use nsparse_integration_tests::node::{self, shared};
 use nsparse_opensearch::ingest::documents::{Block, Documents, Next};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Loading, Way, delete_documents, ingest_documents, restore_settings};
 use nsparse_opensearch::ml::Fields;
 use nsparse_opensearch::reencode::IndexDocuments;
-use nsparse_opensearch::{Cluster, ClusterConfig, IngestOptions, IngestReport, Result, RetryPolicy, index, source};
+use nsparse_opensearch::{Cluster, ClusterConfig, IngestOptions, IngestReport, Result, RetryPolicy, source};
 use serde_json::{Value, json};
 
 /// What becomes of a bulk request by its number.
@@ -93,24 +93,8 @@ fn send(cluster: &Cluster, name: &str, documents: &mut dyn Documents, options: &
     ingest_documents(cluster, name, documents, &way, 0, options, &NoProgress, &Cancel::default())
 }
 
-/// All documents of an index with what they were sent as.
 fn everything(name: &str) -> BTreeMap<String, Value> {
-    let cluster = &shared().cluster;
-    index::refresh(cluster, name).unwrap();
-    let mut documents = IndexDocuments::open(cluster, name, 250, &[]).unwrap();
-    let mut found = BTreeMap::new();
-    loop {
-        match documents.next(Duration::from_mins(1)).unwrap() {
-            Next::Block(block) => {
-                for entry in block.entries() {
-                    let source = serde_json::from_slice(block.json(entry)).unwrap();
-                    assert_eq!(found.insert(entry.id.clone(), source), None, "{} came twice", entry.id);
-                }
-            }
-            Next::Idle => panic!("no documents within a minute"),
-            Next::End => return found,
-        }
-    }
+    node::everything(&shared().cluster, name)
 }
 
 fn expected(count: usize) -> BTreeMap<String, Value> {

@@ -71,7 +71,6 @@ fn one_package_by_two_operators_becomes_one_deployment() {
             let Both { standin, first, second } = at_once(&fixture, alias, ["package"; 2], n);
             let cluster = at(standin.url());
             let index = if alias { "tiny-v1" } else { "tiny" };
-            println!("{what}: {:?}", first.as_ref().map(|_| ()).map_err(ToString::to_string));
             assert_eq!(second.unwrap_or_else(|e| panic!("{what}: {e}")).index, index, "{what}");
             assert_eq!(first.unwrap_or_else(|e| panic!("{what}: {e}")).index, index, "{what}");
             for who in ["second", "first"] {
@@ -100,7 +99,10 @@ fn two_packages_at_once_become_two_versions() {
             Ok(first) => first,
             Err(error) => {
                 refused += 1;
-                assert!(error.to_string().starts_with("Another deploy has made the index `tiny-v1`"), "{what}: {error}");
+                assert!(
+                    error.to_string().starts_with("Another deploy has made the index `tiny-v1`"),
+                    "{what}: {error}"
+                );
                 assert!(error.hint().unwrap().contains("becomes the next version"), "{what}: {:?}", error.hint());
                 fixture.deploy("package", &cluster, &options(&fixture, "first", true)).unwrap()
             }

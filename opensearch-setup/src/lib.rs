@@ -23,7 +23,7 @@ pub mod two_phase;
 pub use capabilities::{Capabilities, Feature, Managed, Version};
 pub use client::{
     Auth, AwsCredentials, AwsService, AwsSigning, Body, ClientCertificate, Cluster, ClusterConfig, Method, NDJSON,
-    Response, RetryPolicy, Secret,
+    Response, RetryPolicy, Secret, without_secrets,
 };
 pub use corpus::{bm25_searcher, segment_searcher, sparse_searcher};
 pub use error::{ApiError, Error, Result, Unreachable};

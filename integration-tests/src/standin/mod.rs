@@ -86,6 +86,14 @@ impl Default for Options {
     }
 }
 
+/// Which request something is done before.
+enum When {
+    /// The one with this number.
+    Number(usize),
+    /// The one that holds this, after so many others that do.
+    Containing(String, usize),
+}
+
 /// What others do while a request waits.
 type Meanwhile = Box<dyn FnOnce() + Send>;
 
@@ -184,7 +192,12 @@ impl StandIn {
     pub fn meanwhile(&self, n: usize, what: impl FnOnce() + Send + 'static) {
         let mut state = self.lock();
         let at = state.requests.len() + n;
-        state.meanwhile = Some((at, Box::new(what)));
+        state.meanwhile = Some((When::Number(at), Box::new(what)));
+    }
+
+    /// As [`StandIn::meanwhile`], before the request number `n` of those that hold `part`, counted from 0 from now on.
+    pub fn meanwhile_at(&self, part: &str, n: usize, what: impl FnOnce() + Send + 'static) {
+        self.lock().meanwhile = Some((When::Containing(part.to_owned(), n), Box::new(what)));
     }
 
     /// From the request number `n` on, counted from 0 from now on, the cluster is out of reach, until [`StandIn::mend`].

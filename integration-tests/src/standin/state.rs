@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::http::Incoming;
 use super::node::Node;
 use super::package::Loaded;
-use super::{Contents, Meanwhile, Options, Outage, Reply, Strike, phases};
+use super::{Contents, Meanwhile, Options, Outage, Reply, Strike, When, phases};
 
 /// The only node of the cluster.
 pub(super) const NODE: &str = "standInNode";
@@ -56,7 +56,7 @@ pub(super) struct State {
     pub(super) requests: Vec<String>,
     pub(super) fail: Option<(usize, Strike)>,
     /// What is done before which request is answered.
-    pub(super) meanwhile: Option<(usize, Meanwhile)>,
+    pub(super) meanwhile: Option<(When, Meanwhile)>,
     /// From which request on nothing is answered, and how.
     pub(super) outage: Option<(usize, Outage)>,
     pub(super) models: BTreeMap<String, Model>,
@@ -125,8 +125,17 @@ impl State {
 
     /// What is to be done before the request that was logged last is answered.
     pub(super) fn take_meanwhile(&mut self) -> Option<Meanwhile> {
-        let due = self.meanwhile.as_ref().is_some_and(|(at, _)| self.requests.len() > *at);
-        self.meanwhile.take_if(|_| due).map(|(_, what)| what)
+        let (number, request) = (self.requests.len().checked_sub(1)?, self.requests.last()?);
+        let is_due = match &mut self.meanwhile.as_mut()?.0 {
+            When::Number(at) => number == *at,
+            When::Containing(part, _) if !request.contains(&**part) => false,
+            When::Containing(_, 0) => true,
+            When::Containing(_, more) => {
+                *more -= 1;
+                false
+            }
+        };
+        self.meanwhile.take_if(|_| is_due).map(|(_, what)| what)
     }
 
     /// Whether the cluster is out of reach at the request that was logged last.

@@ -2,7 +2,7 @@
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
-use super::config::{Auth, AwsSigning};
+use super::config::{Auth, AwsSigning, remember};
 use crate::error::{Error, Result};
 
 /// How each request is authorised. Its `Debug` shows no secret: header values are marked as sensitive.
@@ -66,6 +66,8 @@ fn basic(user: &str, password: &str) -> Result<HeaderValue> {
     let mut header = request.ok().and_then(|r| r.headers().get(AUTHORIZATION).cloned()).ok_or_else(|| {
         Error::usage(format!("The password of the user `{user}` cannot be sent"), "check the file that it stands in")
     })?;
+    // Without the word before it.
+    header.to_str().iter().flat_map(|text| text.split(' ').skip(1)).for_each(remember);
     header.set_sensitive(true);
     Ok(header)
 }

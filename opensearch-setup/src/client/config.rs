@@ -1,7 +1,30 @@
 //! Where a cluster is, and how we prove who we are. Nothing here is ever printed with its secrets.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+/// Everything that was a secret in this process, for [`without_secrets`]; the longest first.
+static KNOWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// What is shorter would be found in any text.
+const SHORTEST: usize = 5;
+
+/// A text with every [`Secret`] that this process has had, and every `Authorization` header made of one, as `***`: for
+/// what others have written, such as the message of a panic.
+pub fn without_secrets(text: &str) -> String {
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
+}
+
+/// Makes [`without_secrets`] know a text.
+pub(super) fn remember(text: &str) {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if text.len() >= SHORTEST && !known.iter().any(|k| k == text) {
+        known.push(text.to_owned());
+        known.sort_by_key(|k| std::cmp::Reverse(k.len()));
+    }
+}
 
 /// A string that no log, message or `Debug` output shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -22,7 +45,9 @@ impl std::fmt::Debug for Secret {
 
 impl<T: Into<String>> From<T> for Secret {
     fn from(text: T) -> Self {
-        Self(text.into())
+        let text = text.into();
+        remember(&text);
+        Self(text)
     }
 }
 

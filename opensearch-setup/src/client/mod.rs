@@ -28,7 +28,9 @@ pub(crate) use answers::unwrap_reason;
 use answers::{innermost, parse, why};
 use auth::Authorization;
 pub(crate) use config::{AWS_KEY, THIS_CERTIFICATE, THIS_KEY, THIS_TOKEN};
-pub use config::{Auth, AwsCredentials, AwsService, AwsSigning, ClientCertificate, ClusterConfig, Secret};
+pub use config::{
+    Auth, AwsCredentials, AwsService, AwsSigning, ClientCertificate, ClusterConfig, Secret, without_secrets,
+};
 use nodes::{Node, Nodes};
 pub use retry::RetryPolicy;
 pub use urls::has_user_info;

@@ -5,7 +5,7 @@ use std::path::Path;
 use reqwest::{Certificate, Identity, Proxy, Url, redirect};
 
 use super::answers::innermost;
-use super::config::{ClientCertificate, ClusterConfig};
+use super::config::{ClientCertificate, ClusterConfig, remember};
 use super::urls;
 use crate::error::{Error, Result};
 
@@ -149,5 +149,6 @@ fn proxy(address: &str) -> Result<Proxy> {
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(wrong(format!("its scheme is `{}`, not http or https", url.scheme())));
     }
+    url.password().into_iter().for_each(remember);
     Proxy::all(url).map_err(|e| wrong(innermost(&e)))
 }

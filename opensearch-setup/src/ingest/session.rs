@@ -99,7 +99,8 @@ impl<'a> Session<'a> {
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<()> {
         let sent = self.bulk.sent();
-        self.bulk.push(id, content, action, write)?;
+        let pushed = self.bulk.push(id, content, action, write);
+        self.or_gone(pushed)?;
         if self.bulk.sent() > sent { self.watch() } else { Ok(()) }
     }
 
@@ -142,7 +143,8 @@ impl<'a> Session<'a> {
 
     /// Sends what there is if the cluster has nothing to do.
     pub(super) fn nudge(&mut self) -> Result<()> {
-        self.bulk.nudge()
+        let nudged = self.bulk.nudge();
+        self.or_gone(nudged)
     }
 
     /// Once a batch went out: refresh and copies go off, and the index is looked at now and then.
@@ -180,6 +182,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Where the cluster says that there is no such index, it was there at the start.
+    fn or_gone(&mut self, done: Result<()>) -> Result<()> {
+        if done.as_ref().is_err_and(|e| e.api().is_some_and(|api| api.kind == "index_not_found_exception")) {
+            self.check_index()?;
+        }
+        done
+    }
+
     fn gone(&mut self, is_another: bool) -> Error {
         self.quiet = Quiet::Never;
         let index = &self.index;
@@ -198,7 +208,8 @@ impl<'a> Session<'a> {
 
     /// Sends the rest, waits for everything, sets settings back, makes it visible and counts.
     pub(super) fn finish(mut self) -> Result<IngestReport> {
-        self.bulk.drain()?;
+        let drained = self.bulk.drain();
+        self.or_gone(drained)?;
         self.check_index()?;
         if matches!(self.quiet, Quiet::Now) {
             loading::restore(self.cluster, &self.index)?;

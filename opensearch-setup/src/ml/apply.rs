@@ -167,7 +167,11 @@ impl Run<'_> {
                 let made = Made::Model { id: model.id.clone(), name: model.name.clone() };
                 // Where this file knows nothing of it, another deploy may be at work on it: it is not ours to take back.
                 let known = self.uploads.knows(&file.sha256, &model) || self.was_made(&made);
-                if known { self.made.push(made) } else { self.kept.push(made) }
+                if known {
+                    self.made.push(made)
+                } else {
+                    self.kept.push(made)
+                }
                 self.notes.push(format!("the registration of {model} that an earlier run began was gone on with"));
                 if self.options.url.is_none() {
                     self.upload(&model, file)?;
@@ -296,7 +300,8 @@ impl Run<'_> {
         }
         let options = self.options;
         let (name, copies) = (&options.index, (options.shards, options.replicas));
-        let mut body = plan::index(&options.name, copies, &options.fields, &options.indexing, parts.pipeline.as_deref());
+        let mut body =
+            plan::index(&options.name, copies, &options.fields, &options.indexing, parts.pipeline.as_deref());
         if let Some(search) = &parts.search_pipeline {
             body["settings"]["index"]["search.default_pipeline"] = search.as_str().into();
         }
@@ -368,15 +373,24 @@ impl Run<'_> {
         let mut left = Vec::new();
         let cut = self.cut.take();
         record::order(&mut self.made);
+        let mut is_out_of_reach = false;
         for made in self.made.iter().rev() {
             match (&cut, made) {
                 (Some(cut), Made::Model { id, .. }) if id == cut => continue,
                 (Some(_), Made::Group { .. }) => continue,
+                // Each would be waited for as long as the first.
+                _ if is_out_of_reach => {
+                    left.push(format!("{made} (not tried)"));
+                    continue;
+                }
                 _ => {}
             }
             match take_back(self.cluster, made, &self.options.name, &self.options.poll) {
                 Ok(_) => tracing::info!(%made, "taken back"),
-                Err(e) => left.push(format!("{made} ({e})")),
+                Err(e) => {
+                    is_out_of_reach = e.is_transient();
+                    left.push(format!("{made} ({e})"));
+                }
             }
         }
         let mut message = error.to_string();

@@ -53,8 +53,7 @@ mod tests {
         }));
         std::panic::catch_unwind(panics).unwrap_err();
         std::panic::set_hook(Box::new(move |info| before(info)));
-        let text = said.lock().unwrap().clone();
-        text
+        said.lock().unwrap().clone()
     }
 
     #[test]
@@ -100,7 +99,7 @@ mod tests {
                 panic!(
                     "{config:?} {cluster:?} {bare} {header} {} {:?}",
                     config.urls[0].expose(),
-                    config.proxy.as_ref().map(|p| p.expose())
+                    config.proxy.as_ref().map(nsparse_opensearch::Secret::expose)
                 )
             }));
             assert!(text.starts_with("error: nsparse stopped through a fault of its own: ClusterConfig"), "{text}");

@@ -31,6 +31,8 @@ const PASSWORD: &str = "Planted-Pa55 word/0815";
 const DOCUMENTS: usize = 240;
 
 type Documents = BTreeMap<String, Value>;
+/// What becomes of a bulk request by its number.
+type Decide = fn(usize) -> Fault;
 
 /// What all tests share: a model with its package, the stand-in's encoder, and the index of an undisturbed run.
 struct Common {
@@ -233,7 +235,7 @@ fn the_node_is_killed_in_every_stage() {
 fn refused_cut_late_and_blocked() {
     let common = common();
     let cluster = &shared().cluster;
-    let faults: [(&'static str, fn(usize) -> Fault); 4] = [
+    let faults: [(&'static str, Decide); 4] = [
         ("fault-busy", |n| if (3..6).contains(&n) { Fault::Status(429) } else { Fault::None }),
         ("fault-unavailable", |n| if (4..7).contains(&n) { Fault::Status(503) } else { Fault::None }),
         ("fault-cut", |n| match n {

@@ -115,7 +115,6 @@ fn two_packages_at_once_become_two_versions() {
         let contents = standin.contents();
         assert_eq!((contents.pipelines.len(), contents.models.len()), (2, 4), "{what}: {contents:?}");
     }
-    println!("{refused} were told to run again");
     assert!(refused > 0, "nobody met the other at the index");
 }
 

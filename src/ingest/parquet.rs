@@ -18,7 +18,7 @@ const BLOCK: usize = 1000;
 pub(crate) struct Rows {
     name: PathBuf,
     members: Members,
-    rows: RowIter<'static>,
+    iterator: RowIter<'static>,
     read: usize,
 }
 
@@ -30,15 +30,15 @@ impl Rows {
     pub(crate) fn open(path: &Path, members: &Members) -> anyhow::Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("read", path, e))?;
         let reader = SerializedFileReader::new(file).map_err(|e| Error::file(path, e.to_string()))?;
-        let rows = RowIter::from_file_into(Box::new(reader));
-        Ok(Self { name: path.to_path_buf(), members: members.clone(), rows, read: 0 })
+        let iterator = RowIter::from_file_into(Box::new(reader));
+        Ok(Self { name: path.to_path_buf(), members: members.clone(), iterator, read: 0 })
     }
 }
 
 impl Documents for Rows {
     fn next(&mut self, _patience: Duration) -> nsparse_opensearch::Result<Next> {
         let mut block = Block::default();
-        for row in self.rows.by_ref().take(BLOCK) {
+        for row in self.iterator.by_ref().take(BLOCK) {
             self.read += 1;
             let row = row.map_err(|e| Error::line(&self.name, self.read, e.to_string()))?;
             block.push(&self.name, self.read, row.to_json_value().to_string().as_bytes(), &self.members)?;

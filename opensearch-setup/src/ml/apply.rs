@@ -168,9 +168,9 @@ impl Run<'_> {
                 // Where this file knows nothing of it, another deploy may be at work on it: it is not ours to take back.
                 let known = self.uploads.knows(&file.sha256, &model) || self.was_made(&made);
                 if known {
-                    self.made.push(made)
+                    self.made.push(made);
                 } else {
-                    self.kept.push(made)
+                    self.kept.push(made);
                 }
                 self.notes.push(format!("the registration of {model} that an earlier run began was gone on with"));
                 if self.options.url.is_none() {

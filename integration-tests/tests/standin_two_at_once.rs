@@ -114,6 +114,10 @@ fn two_packages_at_once_become_two_versions() {
         works(&fixture, &cluster, &standin, "package2", "second", true, &what);
         let contents = standin.contents();
         assert_eq!((contents.pipelines.len(), contents.models.len()), (2, 4), "{what}: {contents:?}");
+        assert!(
+            matches!(contents.aliases[..].join(" ").as_str(), "tiny tiny-v1" | "tiny tiny-v2"),
+            "{what}: {contents:?}"
+        );
     }
     assert!(refused > 0, "nobody met the other at the index");
 }

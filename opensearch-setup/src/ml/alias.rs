@@ -77,6 +77,32 @@ pub fn point(cluster: &Cluster, alias: &str, from: &Behind, to: &[String]) -> Re
     Ok(())
 }
 
+/// A new alias for its first version; what it stands for then, which is another version where a deploy at the same moment
+/// was quicker. A cluster cannot be told to add an alias only where there is none, so whoever finds another beside its own
+/// takes its own away again.
+///
+/// # Errors
+/// As [`point`].
+pub(super) fn begin(cluster: &Cluster, alias: &str, index: &String) -> Result<Behind> {
+    for _ in 0..TRIES {
+        let now = behind(cluster, alias)?;
+        if !now.is_empty() {
+            return Ok(now);
+        }
+        point(cluster, alias, &now, std::slice::from_ref(index))?;
+        let mut now = behind(cluster, alias)?;
+        if now.len() < 2 {
+            return Ok(now);
+        }
+        now.retain(|name, _| name == index);
+        point(cluster, alias, &now, &[])?;
+    }
+    Err(Error::world(
+        format!("The alias `{alias}` was changed by somebody else again and again"),
+        "look at it with `nsparse status`, then run the same command again",
+    ))
+}
+
 /// The actions of one `_aliases` request.
 fn actions(alias: &str, from: &Behind, to: &[String]) -> Vec<Value> {
     let kept = from.values().next().and_then(Value::as_object).cloned().unwrap_or_default();

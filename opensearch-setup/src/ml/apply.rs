@@ -351,10 +351,15 @@ impl Run<'_> {
     /// A new alias stands for this version; one that is there stays as it is until it is switched.
     fn alias(&mut self, alias: &str, behind: Behind) -> Result<Behind> {
         let index = &self.options.index;
-        if behind.is_empty() {
-            alias::point(self.cluster, alias, &behind, std::slice::from_ref(index))?;
-            return alias::behind(self.cluster, alias);
-        }
+        let behind = if behind.is_empty() {
+            let now = alias::begin(self.cluster, alias, index)?;
+            if now.contains_key(index) {
+                return Ok(now);
+            }
+            now
+        } else {
+            behind
+        };
         if behind.contains_key(index) {
             self.notes.push(format!("alias `{alias}` stands for `{index}` already"));
         } else {

@@ -19,7 +19,7 @@ use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_integration_tests::cli::Nsparse;
 use nsparse_integration_tests::faults::{Fault, Proxy};
 use nsparse_integration_tests::node::{everything, free_port, shared};
-use nsparse_integration_tests::random_model::{Shape, write};
+use nsparse_integration_tests::random_model::{Noise, Shape, write};
 use nsparse_integration_tests::secrets::{Planted, Watched};
 use nsparse_integration_tests::standin::{EncodeText, Options, Outage, StandIn, encode_with};
 use nsparse_opensearch::node::{self, Engine, Handle, NodeOptions};
@@ -315,15 +315,11 @@ fn the_index_is_deleted_and_the_program_killed() {
     let operator = Operator::new(common, "fault-killed", standin.url());
     let seed = 20_261_121u64;
     println!("seed {seed}");
-    let mut state = seed;
-    let mut next = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut noise = Noise(seed);
     for (arguments, most, times) in [(operator.deploy(), 12, 3), (operator.ingest(), 6, 5)] {
         let mut killed = 0;
         for _ in 0..times {
-            let until = standin.requests().len() + 2 + usize::try_from(next(most)).unwrap();
+            let until = standin.requests().len() + 2 + noise.below(most);
             let watched = operator.planted.run_while(&operator.nsparse, &arguments, |child| {
                 if standin.requests().len() >= until {
                     child.kill().unwrap();

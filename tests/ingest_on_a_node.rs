@@ -13,7 +13,7 @@ use nsparse_encoder::{Device, SparseEncoder};
 use nsparse_integration_tests::cli::{Nsparse, wait_until};
 use nsparse_integration_tests::faults::{Fault, Proxy};
 use nsparse_integration_tests::node::{everything, shared};
-use nsparse_integration_tests::random_model::{Shape, write};
+use nsparse_integration_tests::random_model::{Noise, Shape, write};
 use nsparse_integration_tests::standin::{Options, StandIn, encode_with};
 use nsparse_opensearch::Cluster;
 use serde_json::{Value, json};
@@ -65,15 +65,11 @@ fn killed_at_twenty_random_points() {
     );
     let seed = 20_261_121u64;
     println!("seed {seed}");
-    let mut state = seed;
-    let mut next = |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut noise = Noise(seed);
     let mut left_loading = 0;
     for kill in 0..20 {
         // So many requests after the start, and at any moment of the next.
-        let (requests, micros) = (next(9) as usize, next(8000));
+        let (requests, micros) = (noise.below(9), noise.below(8000) as u64);
         let until = proxy.bulks() + requests;
         let mut child = nsparse.spawn(&ingest);
         wait_until(&mut child, "some requests", || proxy.bulks() >= until);

@@ -242,6 +242,7 @@ mod tests {
             journal.record([(id, 7)]).unwrap();
             ends.push(std::fs::metadata(&path).unwrap().len());
         }
+        drop(journal);
         let whole = std::fs::read(&path).unwrap();
         for cut in ends[0]..=ends[3] {
             std::fs::write(&path, &whole[..cut as usize]).unwrap();
@@ -250,6 +251,7 @@ mod tests {
             let expected = ends[1..].iter().filter(|end| **end <= cut).count();
             assert_eq!((known(&journal), journal.len()), (expected, expected), "cut at {cut}");
             journal.record([("new", 9)]).unwrap();
+            drop(journal);
             let journal = Journal::open(&path, "job").unwrap();
             assert!(journal.is_done("new", 9) && known(&journal) == expected, "cut at {cut}");
             assert_eq!(journal.len(), expected + 1, "cut at {cut}");

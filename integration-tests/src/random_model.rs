@@ -203,7 +203,8 @@ pub fn fifty_texts() -> Vec<String> {
 }
 
 /// `SplitMix64` (Steele, Lea, Flood 2014), enough for weights and words.
-struct Noise(u64);
+#[derive(Debug)]
+pub struct Noise(pub u64);
 
 impl Noise {
     fn bits(&mut self) -> u64 {
@@ -219,7 +220,8 @@ impl Noise {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    fn below(&mut self, n: usize) -> usize {
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
 }

@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod ml;
 pub mod newer;
 pub mod node;
+mod node_stats;
 pub mod page;
 pub mod reencode;
 pub mod search;

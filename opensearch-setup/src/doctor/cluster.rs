@@ -7,6 +7,7 @@ use super::{Finding, Level};
 use crate::capabilities::Capabilities;
 use crate::client::{Body, Cluster, Method};
 use crate::error::{Error, Result};
+use crate::node_stats;
 
 /// What was asked; `None` where this user may not read it, or the service does not have it.
 #[derive(Debug, Default)]
@@ -54,7 +55,7 @@ pub fn examine(cluster: &Cluster) -> Result<Vec<Finding>> {
 
 /// The findings, from answers alone.
 pub(super) fn judge(capabilities: &Capabilities, answers: &Answers) -> Vec<Finding> {
-    let nodes = answers.nodes.as_ref().map(nodes).unwrap_or_default();
+    let nodes = answers.nodes.as_ref().map(node_stats::read).unwrap_or_default();
     let mut found = vec![Finding::ok(
         "OpenSearch",
         format!("{} `{}`, {} nodes", capabilities.version, capabilities.cluster_name, nodes.len()),
@@ -69,55 +70,6 @@ pub(super) fn judge(capabilities: &Capabilities, answers: &Answers) -> Vec<Findi
         found.extend(rules::judge(capabilities, &settings, &nodes, answers.health.as_ref()));
     }
     found
-}
-
-/// What matters of a node's statistics.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
-    pub(super) name: String,
-    pub(super) roles: Vec<String>,
-    /// Of the machine's memory, in percent; page cache included.
-    pub(super) memory_used: Option<f64>,
-    /// Of the heap, in percent.
-    pub(super) heap_used: Option<f64>,
-    /// Bytes of the data path: all, and free for the node.
-    pub(super) disk: Option<(f64, f64)>,
-    /// Breakers that tripped, with how often.
-    pub(super) tripped: Vec<(String, u64)>,
-}
-
-impl Node {
-    pub(super) fn has(&self, role: &str) -> bool {
-        self.roles.iter().any(|r| r == role)
-    }
-}
-
-fn nodes(stats: &Value) -> Vec<Node> {
-    let number = |node: &Value, at: &str| node.pointer(at).and_then(Value::as_f64);
-    let list = stats.get("nodes").and_then(Value::as_object).into_iter().flatten();
-    let mut found: Vec<Node> = list
-        .map(|(_, node)| Node {
-            name: node.get("name").and_then(Value::as_str).unwrap_or_default().to_owned(),
-            roles: strings(node.get("roles")),
-            memory_used: number(node, "/os/mem/used_percent"),
-            heap_used: number(node, "/jvm/mem/heap_used_percent"),
-            disk: number(node, "/fs/total/total_in_bytes").zip(number(node, "/fs/total/available_in_bytes")),
-            tripped: node
-                .get("breakers")
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-                .map(|(name, b)| (name.clone(), b.get("tripped").and_then(Value::as_u64).unwrap_or(0)))
-                .filter(|(_, times)| *times > 0)
-                .collect(),
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
-}
-
-fn strings(list: Option<&Value>) -> Vec<String> {
-    list.and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 fn health(body: &Value) -> Finding {

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use super::cluster::Node;
 use super::{Change, Finding, Level};
 use crate::capabilities::Capabilities;
+use crate::node_stats::NodeStats;
 
 /// All settings, flat.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ fn must_be_true(settings: &Settings, name: &str, otherwise: &str, level: Level, 
 pub(super) fn judge(
     capabilities: &Capabilities,
     settings: &Settings,
-    nodes: &[Node],
+    nodes: &[NodeStats],
     health: Option<&Value>,
 ) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -110,14 +110,14 @@ pub(super) fn judge(
     found
 }
 
-fn ml_commons(settings: &Settings, nodes: &[Node]) -> Vec<Finding> {
+fn ml_commons(settings: &Settings, nodes: &[NodeStats]) -> Vec<Finding> {
     let mut found = Vec::new();
     let key = |name: &str| format!("plugins.ml_commons.{name}");
 
     let name = key("only_run_on_ml_node");
     let setting = settings.or(&name, "true");
     let finding = about(&name, &setting);
-    let may_run: Vec<&Node> = if setting.value == "true" {
+    let may_run: Vec<&NodeStats> = if setting.value == "true" {
         nodes.iter().filter(|n| n.has("ml")).collect()
     } else {
         nodes.iter().filter(|n| n.has("ml") || n.has("data")).collect()
@@ -221,7 +221,7 @@ fn ml_commons(settings: &Settings, nodes: &[Node]) -> Vec<Finding> {
 }
 
 /// The highest of the nodes' numbers.
-fn worst(nodes: &[&Node], of: impl Fn(&Node) -> Option<f64>) -> Option<f64> {
+fn worst(nodes: &[&NodeStats], of: impl Fn(&NodeStats) -> Option<f64>) -> Option<f64> {
     nodes.iter().filter_map(|n| of(n)).max_by(f64::total_cmp)
 }
 
@@ -267,7 +267,7 @@ fn blocks(settings: &Settings) -> Vec<Finding> {
         .collect()
 }
 
-fn disk(settings: &Settings, nodes: &[Node]) -> Vec<Finding> {
+fn disk(settings: &Settings, nodes: &[NodeStats]) -> Vec<Finding> {
     const PREFIX: &str = "cluster.routing.allocation.disk";
     let mut found = Vec::new();
     let enabled = settings.or(&format!("{PREFIX}.threshold_enabled"), "true");
@@ -331,7 +331,7 @@ fn gib(bytes: f64) -> f64 {
     bytes / 1024f64.powi(3)
 }
 
-fn shards(settings: &Settings, nodes: &[Node], health: Option<&Value>) -> Option<Finding> {
+fn shards(settings: &Settings, nodes: &[NodeStats], health: Option<&Value>) -> Option<Finding> {
     let name = "cluster.max_shards_per_node";
     let setting = settings.or(name, "1000");
     let data = nodes.iter().filter(|n| n.has("data")).count() as u64;

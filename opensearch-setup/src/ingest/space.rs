@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::client::Cluster;
 use crate::error::{Error, Result};
+use crate::node_stats::{self, NodeStats};
 
 /// A node that holds data, with its disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,26 +85,9 @@ pub(crate) fn check_cluster(cluster: &Cluster, expected: Option<u64>, warn: &dyn
 }
 
 fn disks(stats: &Value) -> Vec<Disk> {
-    let holds_data = |node: &&Value| {
-        let roles = node.get("roles").and_then(Value::as_array);
-        roles.is_none_or(|roles| roles.iter().filter_map(Value::as_str).any(|r| r.starts_with("data")))
-    };
-    let disk = |node: &Value| {
-        let bytes = |key: &str| node.pointer("/fs/total")?.get(key)?.as_f64();
-        Some(Disk {
-            node: node.get("name").and_then(Value::as_str).unwrap_or("a node").to_owned(),
-            total: bytes("total_in_bytes")?,
-            available: bytes("available_in_bytes")?,
-        })
-    };
-    stats
-        .get("nodes")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flat_map(|n| n.values())
-        .filter(holds_data)
-        .filter_map(disk)
-        .collect()
+    let nodes = node_stats::read(stats).into_iter().filter(NodeStats::holds_data);
+    let disk = |node: NodeStats| node.disk.map(|(total, available)| Disk { node: node.name, total, available });
+    nodes.filter_map(disk).collect()
 }
 
 fn judge(disks: &[Disk], settings: &Value, expected: Option<u64>) -> Verdict {
@@ -210,7 +194,7 @@ mod tests {
             "c": { "name": "data", "roles": ["data"], "fs": fs(8) }
         } });
         let names: Vec<String> = disks(&stats).into_iter().map(|d| d.node).collect();
-        assert_eq!(names, ["hot", "data"]);
+        assert_eq!(names, ["data", "hot"]);
     }
 
     #[test]

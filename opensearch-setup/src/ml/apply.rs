@@ -2,20 +2,20 @@
 //! used; what a run that was killed has begun is gone on with.
 
 use nsparse_core::{Cancel, DocumentTemplate, Progress};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::alias::{self, Behind};
-use super::deployment::{DeployOptions, has_default_models, index_uuid};
 use super::lifecycle::{self, Model};
-use super::looks::{self, Group, IndexLook, ModelLook, Pipe, PipeLook};
-use super::messages::{Cause, Step, cause_of, explain_error};
+use super::looks::{self, Group, ModelLook, Pipe, PipeLook};
+use super::messages::{Cause, Step, explain_error};
+use super::options::{DeployOptions, has_default_models};
 use super::package::{ModelFile, PackageFiles};
 use super::plan;
 use super::record::{self, Made, ModelEntry, Side};
 use super::undeploy::take_back;
 use super::uploads::Uploads;
 use super::{group, register};
-use crate::client::{Body, Cluster, Method};
+use crate::client::Cluster;
 use crate::error::{Error, Result};
 
 /// What stands in the cluster at the end.
@@ -87,11 +87,11 @@ impl Run<'_> {
     }
 
     /// Whether an earlier run of this deployment has made it.
-    fn was_made(&self, made: &Made) -> bool {
+    pub(super) fn was_made(&self, made: &Made) -> bool {
         self.carried.contains(made)
     }
 
-    fn found(&mut self, made: Made, ours: bool) {
+    pub(super) fn found(&mut self, made: Made, ours: bool) {
         self.notes.push(format!("{made} was there already and is used as it is"));
         if ours || self.was_made(&made) {
             self.kept.push(made);
@@ -290,86 +290,6 @@ impl Run<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Makes the index, or finds it; what is to be changed in its settings once the pipelines are there.
-    fn index(&mut self, parts: &Parts, version: &str) -> Result<Map<String, Value>> {
-        self.cancel.check()?;
-        if let Some(changes) = self.index_that_is_there(parts, version)? {
-            return Ok(changes);
-        }
-        let options = self.options;
-        let (name, copies) = (&options.index, (options.shards, options.replicas));
-        let mut body =
-            plan::index(&options.name, copies, &options.fields, &options.indexing, parts.pipeline.as_deref());
-        if let Some(search) = &parts.search_pipeline {
-            body["settings"]["index"]["search.default_pipeline"] = search.as_str().into();
-        }
-        body["mappings"]["_meta"][plan::VERSION] = version.into();
-        let models: Vec<&str> = [&parts.document, &parts.query].into_iter().flatten().map(|m| m.id.as_str()).collect();
-        if !models.is_empty() {
-            body["mappings"]["_meta"][plan::MODELS] = json!(models);
-        }
-        // Sent once: a second try of one that arrived would find the index there.
-        let path = format!("/{name}");
-        let failed = |e| explain_error(Step::Index, &format!("index `{name}`"), e);
-        self.made.push(Made::Index { name: name.clone(), uuid: String::new() });
-        if let Err(error) = self.cluster.request(Method::Put, &path, Body::Json(body)) {
-            if cause_of(Step::Index, &error) == Some(Cause::Exists) {
-                // Somebody was quicker: it is theirs to take back.
-                self.made.pop();
-                if let Some(changes) = self.index_that_is_there(parts, version)? {
-                    return Ok(changes);
-                }
-            }
-            return Err(failed(error));
-        }
-        let there = self.cluster.get(&path).map_err(failed)?;
-        let uuid = there.get(name).map(index_uuid).unwrap_or_default();
-        self.made.pop();
-        self.made.push(Made::Index { name: name.clone(), uuid });
-        Ok(Map::new())
-    }
-
-    fn index_that_is_there(&mut self, parts: &Parts, version: &str) -> Result<Option<Map<String, Value>>> {
-        let (ingest, search) = (parts.pipeline.as_deref(), parts.search_pipeline.as_deref());
-        let found = looks::index(self.cluster, self.options, version, ingest, search, |m| self.was_made(m))?;
-        let IndexLook::There { made, ours, changes } = found else { return Ok(None) };
-        self.found(made, ours);
-        Ok(Some(changes))
-    }
-
-    fn change_index(&self, changes: Map<String, Value>) -> Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let name = &self.options.index;
-        let failed = |e| explain_error(Step::Index, &format!("index `{name}`"), e);
-        self.cluster.put(&format!("/{name}/_settings"), Value::Object(changes)).map(drop).map_err(failed)
-    }
-
-    /// A new alias stands for this version; one that is there stays as it is until it is switched.
-    fn alias(&mut self, alias: &str, behind: Behind) -> Result<Behind> {
-        let index = &self.options.index;
-        let behind = if behind.is_empty() {
-            let now = alias::begin(self.cluster, alias, index)?;
-            if now.contains_key(index) {
-                return Ok(now);
-            }
-            now
-        } else {
-            behind
-        };
-        if behind.contains_key(index) {
-            self.notes.push(format!("alias `{alias}` stands for `{index}` already"));
-        } else {
-            let now: Vec<&str> = behind.keys().map(String::as_str).collect();
-            self.notes.push(format!(
-                "alias `{alias}` stays on `{}`: ingest into `{index}`, then `nsparse switch`",
-                now.join("`, `")
-            ));
-        }
-        Ok(behind)
     }
 
     /// Takes back what this run has made, last first; the error then also names what could not be taken back. Of an

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::deployment::{DeployOptions, index_uuid};
 use super::group::{self, FoundModel};
 use super::messages::{Step, explain_error};
+use super::options::DeployOptions;
 use super::package::ModelFile;
 use super::plan;
 use super::record::Made;
@@ -174,7 +174,7 @@ pub(super) fn index(
             )
         });
     }
-    let made = Made::Index { name: name.clone(), uuid: index_uuid(there) };
+    let made = Made::Index { name: name.clone(), uuid: plan::index_uuid(there) };
     let marked = plan::is_marked(there, &options.name);
     let ours = marked || was_made(&made);
     let setting = |at: &str| there.pointer(&format!("/settings/index/{at}")).and_then(Value::as_str);

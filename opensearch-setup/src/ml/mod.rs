@@ -6,11 +6,14 @@
 
 pub mod alias;
 mod apply;
+mod apply_index;
+mod causes;
 pub mod deployment;
 pub mod group;
 pub mod lifecycle;
 mod looks;
 pub mod messages;
+pub mod options;
 pub mod package;
 pub mod plan;
 pub mod poll;
@@ -27,9 +30,10 @@ pub mod undeploy;
 mod uploads;
 mod versions;
 
-pub use deployment::{DeployOptions, deploy};
+pub use deployment::deploy;
 pub use lifecycle::{Deployed, Model, ModelInfo};
 pub use messages::{Cause, Problem, Step, explain, explain_task};
+pub use options::DeployOptions;
 pub use package::{ModelFile, PackageFiles};
 pub use plan::{Fields, Indexing};
 pub use poll::Poll;

@@ -123,6 +123,11 @@ pub fn pipeline(
     })
 }
 
+/// The uuid in an answer to `GET /{index}`.
+pub(super) fn index_uuid(index: &Value) -> String {
+    index.pointer("/settings/index/uuid").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
 /// Whether an index, as `GET /{index}` gives it, was made by the deployment of this name.
 pub(super) fn is_marked(index: &Value, deployment: &str) -> bool {
     index.pointer("/mappings/_meta").and_then(|meta| meta.get(DEPLOYMENT)).and_then(Value::as_str) == Some(deployment)

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::alias;
-use super::deployment::{DeployOptions, Prepared, has_default_models, prepare};
+use super::deployment::{Prepared, prepare};
 use super::looks::{self, Group, IndexLook, ModelLook, Pipe, PipeLook};
+use super::options::{DeployOptions, has_default_models};
 use super::package::ModelFile;
 use super::record::{Made, Side};
 use super::{plan, register};

@@ -2,7 +2,7 @@
 
 use nsparse_core::Fault;
 
-use super::messages::{Cause, Step};
+use super::causes::{Cause, Step};
 
 /// One row. The first whose `text` is contained in a reason, at one of its steps, explains it.
 #[derive(Debug)]

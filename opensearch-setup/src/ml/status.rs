@@ -1,7 +1,6 @@
 //! How a deployment, or an index, is doing: models, pipelines, indexes and nodes, as the cluster's statistics tell it.
 //! Two looks give rates.
 
-use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -15,6 +14,7 @@ use super::record::Deployment;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 use crate::index;
+use crate::node_stats::{self, NodeStats};
 
 /// One look.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -353,22 +353,17 @@ fn profile_of(profile: &Value, id: &str) -> (Option<u64>, u64, Option<[f64; 4]>)
 }
 
 fn nodes_of(stats: &Value) -> Vec<NodeStatus> {
-    let nodes = stats.get("nodes").and_then(Value::as_object).into_iter().flatten();
-    let mut by_name: BTreeMap<String, NodeStatus> = BTreeMap::new();
-    for (id, node) in nodes {
-        let name = node.get("name").and_then(Value::as_str).unwrap_or(id).to_owned();
-        let status = NodeStatus {
-            name: name.clone(),
-            heap_percent: number(node, "/jvm/mem/heap_used_percent"),
-            heap_bytes: number(node, "/jvm/mem/heap_max_in_bytes"),
-            memory_percent: number(node, "/os/mem/used_percent"),
-            cpu_percent: number(node, "/os/cpu/percent"),
-            disk_free: number(node, "/fs/total/available_in_bytes"),
-            disk_bytes: number(node, "/fs/total/total_in_bytes"),
-        };
-        by_name.insert(format!("{name} {id}"), status);
-    }
-    by_name.into_values().collect()
+    let whole = |figure: Option<f64>| figure.unwrap_or(0.0) as u64;
+    let status = |node: NodeStats| NodeStatus {
+        name: node.name,
+        heap_percent: whole(node.heap_used),
+        heap_bytes: whole(node.heap),
+        memory_percent: whole(node.memory_used),
+        cpu_percent: whole(node.cpu_used),
+        disk_free: whole(node.disk.map(|(_, free)| free)),
+        disk_bytes: whole(node.disk.map(|(all, _)| all)),
+    };
+    node_stats::read(stats).into_iter().map(status).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::deployment::index_uuid;
 use super::group;
 use super::lifecycle::{self, Model};
 use super::looks::Pipe;
@@ -163,7 +162,8 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             let failed = |e| explain_error(Step::Delete, &format!("index `{name}`"), e);
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let Some(index) = there.get(name) else { return Ok(Taken::Gone) };
-            let ours = if uuid.is_empty() { plan::is_marked(index, deployment) } else { index_uuid(index) == *uuid };
+            let ours =
+                if uuid.is_empty() { plan::is_marked(index, deployment) } else { plan::index_uuid(index) == *uuid };
             if !ours {
                 return Ok(Taken::Kept("it was made anew by somebody else".to_owned()));
             }

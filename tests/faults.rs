@@ -197,7 +197,7 @@ fn the_node_is_killed_in_every_stage() {
             });
         });
         let watched = operator.run(&operator.deploy());
-        is_up.recv().unwrap();
+        is_up.recv_timeout(Duration::from_mins(3)).unwrap();
         let error = watched.outcome.stderr.lines().find(|l| l.starts_with("error"));
         println!("{part}: {:?} {}", watched.outcome.code, error.unwrap_or_default());
         // It waits for the node, for three quarters of a minute; where that was too short, the same command again ends it.

@@ -138,14 +138,12 @@ pub fn id_key(id: &str) -> u64 {
 /// Keeps other processes from writing the same journal; the system lets go of it when the file is closed, also by a kill.
 fn claim(file: &File, path: &Path) -> Result<()> {
     match file.try_lock() {
-        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::invalid_with_hint(
             format!("Another nsparse is writing the journal `{}` now", path.display()),
-            "wait until it has ended, or give this run a journal of its own (`--journal FILE`)",
+            "wait until it has ended; `nsparse ingest` and `reencode` can be given a journal of their own (`--journal FILE`)",
         )),
-        // A file system without locks has no second writer that could be seen.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(()),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        // On a file system that cannot lock a second writer cannot be seen.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 

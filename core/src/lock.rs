@@ -32,12 +32,9 @@ impl FileLock {
                 .write(true)
                 .open(&path)
                 .map_err(|e| Error::io("write", &path, e))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                // A file system without locks: nobody can be seen, as before.
-                Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {}
-                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+            // On a file system that cannot lock, which is another error, nobody can be seen.
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Ok(None);
             }
             // Whoever held it before may have removed this file between our opening and locking it.
             if is_at(&file, &path) {

@@ -290,7 +290,7 @@ fn a_failure_at_any_request_leaves_nothing_behind() {
             standin.fail(n, strike);
             let error = fixture.deploy(&cluster, &options()).unwrap_err();
             assert!(error.to_string().contains("injected failure"), "{n} {request}: {error}");
-            assert!(!error.to_string().contains("could not be taken back"), "{n} {request}: {error}");
+            assert!(!error.to_string().contains("were not taken back"), "{n} {request}: {error}");
             assert_eq!(standin.contents(), nothing(), "{strike:?} {n} {request}");
             assert!(!fixture.deployment().exists());
         }
@@ -330,7 +330,7 @@ fn what_cannot_be_taken_back_is_named() {
     let last = good.requests().len();
     standin.fail(last, Strike::Before);
     let error = fixture.deploy(&cluster, &changed).unwrap_err();
-    assert!(error.to_string().contains("could not be taken back: index `tiny`"), "{error}");
+    assert!(error.to_string().contains("were not taken back: index `tiny`"), "{error}");
     assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
 }
 

@@ -11,12 +11,14 @@ use super::messages::{Cause, Step, explain_error};
 use super::options::{DeployOptions, has_default_models};
 use super::package::{ModelFile, PackageFiles};
 use super::plan;
+use super::prune::{References, STALE, milliseconds_now};
 use super::record::{self, Made, ModelEntry, Side};
 use super::undeploy::take_back;
 use super::uploads::Uploads;
 use super::{group, register};
-use crate::client::Cluster;
+use crate::client::{Body, Cluster, Method};
 use crate::error::{Error, Result};
+use crate::index;
 
 /// What stands in the cluster at the end.
 #[derive(Debug, Default)]
@@ -46,6 +48,10 @@ pub(super) struct Run<'a> {
     pub(super) uploads: Uploads,
     /// An upload that was cut and will be gone on with: its model and group stay.
     pub(super) cut: Option<String>,
+    /// sha256 of the package's zips.
+    pub(super) hashes: Vec<String>,
+    /// What tells this run from every other.
+    pub(super) nonce: String,
 }
 
 impl Run<'_> {
@@ -159,14 +165,22 @@ impl Run<'_> {
             ModelLook::Begun(begun) => {
                 let model = begun.model;
                 let chunks = register::chunk_count(file.bytes, self.options.chunk_bytes);
-                if begun.total_chunks != chunks && self.options.url.is_none() {
-                    self.notes.push(format!("{model} was registered in other chunks and never ended; it is made anew"));
-                    lifecycle::remove(self.cluster, &model, &self.options.poll)?;
-                    return Ok(entry(self.register(file, group)?));
-                }
                 let made = Made::Model { id: model.id.clone(), name: model.name.clone() };
                 // Where this file knows nothing of it, another deploy may be at work on it: it is not ours to take back.
                 let known = self.uploads.knows(&file.sha256, &model) || self.was_made(&made);
+                let expected = if self.options.url.is_some() { 0 } else { chunks };
+                // By URL the cluster works alone: what has not ended within the deadline will not.
+                let patience = if expected == 0 { self.options.poll.deadline.as_millis() as u64 } else { STALE };
+                let is_dead = known || milliseconds_now() > begun.created.saturating_add(patience);
+                if begun.total_chunks != expected || expected == 0 && is_dead {
+                    if is_dead {
+                        self.notes
+                            .push(format!("{model} was registered in another way or never ended; it is made anew"));
+                        lifecycle::remove(self.cluster, &model, &self.options.poll)?;
+                    }
+                    let model = self.register(file, group)?;
+                    return self.deploy_once_more(file, group, &model).map(entry);
+                }
                 if known {
                     self.made.push(made);
                 } else {
@@ -199,7 +213,9 @@ impl Run<'_> {
     fn anew(&mut self, file: &ModelFile, group: &Group, old: &Model, error: &Error) -> Result<Model> {
         self.notes.push(format!("{old} was registered anew: {error}"));
         lifecycle::remove(self.cluster, old, &self.options.poll)?;
-        self.made.retain(|m| !matches!(m, Made::Model { id, .. } if *id == old.id));
+        let is_old = |m: &Made| matches!(m, Made::Model { id, .. } if *id == old.id);
+        self.made.retain(|m| !is_old(m));
+        self.kept.retain(|m| !is_old(m));
         let model = self.register(file, group)?;
         self.run(&model).map_err(|(_, error)| error)?;
         Ok(model)
@@ -292,13 +308,52 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes back what this run has made, last first; the error then also names what could not be taken back. Of an
-    /// upload that was cut, model and group stay for the next run.
+    /// Everything that was made for this version, by this run and earlier ones, in the order that can be taken back from
+    /// its end. A model of an earlier run that another has taken the place of belongs to it as long as it is there.
+    pub(super) fn all_made(&self) -> Result<Vec<Made>> {
+        let mut all: Vec<Made> = self.kept.iter().chain(&self.made).cloned().collect();
+        for made in self.carried.iter().rev() {
+            let Made::Model { id, name } = made else { continue };
+            let model = Model { id: id.clone(), name: name.clone() };
+            if !all.contains(made) && lifecycle::find(self.cluster, &model)?.is_some() {
+                all.insert(0, made.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// Why something that this run has made has to stay: another deploy has found it meanwhile and uses it.
+    fn is_needed(&self, made: &Made, kept: &[&Made]) -> Result<Option<String>> {
+        let index_stays = kept.iter().any(|m| matches!(m, Made::Index { .. }));
+        Ok(match made {
+            Made::Index { name, .. } => {
+                let there = self.cluster.find(&format!("/{name}"))?.is_some();
+                if there {
+                    index::refresh(self.cluster, name)?;
+                }
+                let documents = if there { index::count(self.cluster, name)? } else { 0 };
+                (documents > 0).then(|| format!("it has {documents} documents"))
+            }
+            Made::Pipeline { .. } | Made::SearchPipeline { .. } if index_stays => {
+                Some(format!("the index `{}` names it", self.options.index))
+            }
+            Made::Model { id, .. } | Made::Running { id, .. } => {
+                // What this run has made itself and could not take back needs nothing.
+                let is_own = |what: &String| self.made.iter().any(|m| !kept.contains(&m) && m.to_string() == *what);
+                References::ask(self.cluster)?.to(id).into_iter().find(|what| !is_own(what))
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes back what this run has made, last first; the error then also names what could not be taken back, and what was
+    /// left to others who use it by now. Of an upload that was cut, model and group stay for the next run.
     pub(super) fn undo(&mut self, error: Error) -> Error {
         let mut left = Vec::new();
         let cut = self.cut.take();
         record::order(&mut self.made);
         let mut is_out_of_reach = false;
+        let mut kept: Vec<&Made> = Vec::new();
         for made in self.made.iter().rev() {
             match (&cut, made) {
                 (Some(cut), Made::Model { id, .. }) if id == cut => continue,
@@ -310,10 +365,19 @@ impl Run<'_> {
                 }
                 _ => {}
             }
-            match take_back(self.cluster, made, &self.options.name, &self.options.poll) {
+            let done = match self.is_needed(made, &kept) {
+                Ok(Some(why)) => {
+                    left.push(format!("{made} (somebody else uses it by now: {why})"));
+                    kept.push(made);
+                    continue;
+                }
+                Ok(None) => take_back(self.cluster, made, &self.options.name, &self.hashes, &self.options.poll),
+                Err(e) => Err(e),
+            };
+            match done {
                 Ok(_) => tracing::info!(%made, "taken back"),
                 Err(e) => {
-                    is_out_of_reach = e.is_transient();
+                    is_out_of_reach = self.cluster.request(Method::Get, "/", Body::None).is_err();
                     left.push(format!("{made} ({e})"));
                 }
             }
@@ -327,7 +391,7 @@ impl Run<'_> {
             self.uploads.forget();
         }
         if !left.is_empty() {
-            message = format!("{message}; and these could not be taken back: {}", left.join("; "));
+            message = format!("{message}; and these were not taken back: {}", left.join("; "));
         }
         if left.is_empty() && cut.is_none() { error } else { Error::Failed { fault: error.fault(), message, hint } }
     }

@@ -8,6 +8,7 @@ use super::looks::{self, IndexLook};
 use super::messages::{Cause, Step, cause_of, explain_error};
 use super::plan;
 use super::record::Made;
+use super::undeploy::BY_RUN;
 use crate::client::{Body, Method};
 use crate::error::Result;
 
@@ -26,6 +27,7 @@ impl Run<'_> {
             body["settings"]["index"]["search.default_pipeline"] = search.as_str().into();
         }
         body["mappings"]["_meta"][plan::VERSION] = version.into();
+        body["mappings"]["_meta"][plan::RUN] = self.nonce.as_str().into();
         let models: Vec<&str> = [&parts.document, &parts.query].into_iter().flatten().map(|m| m.id.as_str()).collect();
         if !models.is_empty() {
             body["mappings"]["_meta"][plan::MODELS] = json!(models);
@@ -33,7 +35,7 @@ impl Run<'_> {
         // Sent once: a second try of one that arrived would find the index there.
         let path = format!("/{name}");
         let failed = |e| explain_error(Step::Index, &format!("index `{name}`"), e);
-        self.made.push(Made::Index { name: name.clone(), uuid: String::new() });
+        self.made.push(Made::Index { name: name.clone(), uuid: format!("{BY_RUN}{}", self.nonce) });
         if let Err(error) = self.cluster.request(Method::Put, &path, Body::Json(body)) {
             if cause_of(Step::Index, &error) == Some(Cause::Exists) {
                 // Somebody was quicker: it is theirs to take back.

@@ -2,10 +2,12 @@
 //! every later command reads. What a failed run has made is taken back in reverse order.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use nsparse_core::files::sha256_bytes;
 use nsparse_core::{Cancel, Progress};
 
-use super::alias;
+use super::alias::{self, VersionIndex};
 use super::apply::Run;
 use super::options::DeployOptions;
 use super::package::PackageFiles;
@@ -79,11 +81,14 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
     };
     let key = versions::key(&package, side, &options.fields, &options.indexing);
     let (options, carried, number) = if let Some(alias) = &options.alias {
+        let there = alias::version_indexes(cluster, alias)?;
+        // Deleted, and made anew by others for another package.
+        let is_lost =
+            |number: u32| there.iter().any(|v| v.number == number && v.key.as_ref().is_some_and(|k| *k != key));
         let known = previous.as_ref().and_then(|p| p.versions().into_iter().find(is_same));
-        let number = match known.and_then(|v| v.number) {
-            Some(number) => number,
-            None => next_number(cluster, alias, options, &key, previous.as_ref())?,
-        };
+        let known = known.filter(|v| !v.number.is_some_and(is_lost));
+        let number = known.and_then(|v| v.number);
+        let number = number.unwrap_or_else(|| next_number(&there, options, &key, previous.as_ref()));
         (options.version(alias, number), known.map(|v| v.made.clone()).unwrap_or_default(), Some(number))
     } else {
         if let Some(old) = previous.as_ref().filter(|old| !is_same(old) || old.index != options.index) {
@@ -94,28 +99,29 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
     Ok(Prepared { package, options, side, capabilities, notes, cluster_uuid, path, previous, carried, number, key })
 }
 
+/// What tells this run from every other.
+fn nonce() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let mut hash = sha256_bytes(format!("{now} {} {:?}", std::process::id(), std::thread::current().id()).as_bytes());
+    hash.truncate(16);
+    hash
+}
+
 /// Where `deployment.json` lies.
 fn file_of(package_dir: &Path, options: &DeployOptions) -> PathBuf {
     options.file.clone().unwrap_or_else(|| package_dir.join("deployment.json"))
 }
 
 /// A version that is not in the file: one that a killed run has begun, else a new number.
-fn next_number(
-    cluster: &Cluster,
-    alias: &str,
-    options: &DeployOptions,
-    key: &str,
-    previous: Option<&Deployment>,
-) -> Result<u32> {
-    let there = alias::version_indexes(cluster, alias)?;
+fn next_number(there: &[VersionIndex], options: &DeployOptions, key: &str, previous: Option<&Deployment>) -> u32 {
     let begun =
         there.iter().find(|v| v.deployment.as_deref() == Some(options.name.as_str()) && v.key.as_deref() == Some(key));
     if let Some(begun) = begun {
-        return Ok(begun.number);
+        return begun.number;
     }
     let in_file = previous.map(Deployment::versions).unwrap_or_default().into_iter().filter_map(|v| v.number).max();
     let in_cluster = there.last().map(|v| v.number);
-    Ok(in_file.max(in_cluster).unwrap_or(0) + 1)
+    in_file.max(in_cluster).unwrap_or(0) + 1
 }
 
 /// Deploys a package; a second time it finds what is there and says so.
@@ -130,7 +136,7 @@ pub fn deploy(
     cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<Deployment> {
-    let _held = record::claim(&file_of(package_dir, options))?;
+    let _working = record::claim_work(&file_of(package_dir, options))?;
     let prepared = prepare(cluster, package_dir, options)?;
     let Prepared { package, options, side, capabilities, path, .. } = &prepared;
     let mut run = Run {
@@ -144,9 +150,11 @@ pub fn deploy(
         notes: prepared.notes.clone(),
         uploads: Uploads::open(path, &prepared.cluster_uuid),
         cut: None,
+        hashes: package.hashes().into_values().collect(),
+        nonce: nonce(),
     };
     let done = run.everything(package, *side, &prepared.key).and_then(|parts| {
-        let mut made: Vec<Made> = run.kept.iter().chain(&run.made).cloned().collect();
+        let mut made = run.all_made()?;
         record::order(&mut made);
         let version = Deployment {
             name: options.name.clone(),
@@ -172,11 +180,18 @@ pub fn deploy(
             others: Vec::new(),
             history: Vec::new(),
         };
-        let mut deployment = match prepared.previous.clone().filter(|_| options.alias.is_some()) {
+        let _held = record::claim_to_write(path, &options.poll)?;
+        let previous = if path.is_file() { Some(Deployment::load(path)?) } else { None };
+        // Somebody may have switched or gone back meanwhile.
+        let behind = match &options.alias {
+            Some(alias) if previous != prepared.previous => alias::behind(cluster, alias)?,
+            _ => parts.behind,
+        };
+        let mut deployment = match previous.filter(|_| options.alias.is_some()) {
             Some(previous) => previous.with(version),
             None => version,
         };
-        deployment.note_served(&parts.behind);
+        deployment.note_served(&behind);
         deployment.save(path)?;
         Ok(deployment)
     });
@@ -279,7 +294,7 @@ fn another_version(
     Error::usage(
         format!("`{}` {what}", path.display()),
         format!(
-            "undeploy it first, or give this deployment a file of its own; to keep an old version serving while a new one \
+            "undeploy it first, or give this deployment a file and an index of its own; to keep an old version serving while a new one \
              is filled, deploy behind an alias: `--alias {}-live`",
             options.index
         ),

@@ -160,8 +160,9 @@ pub(super) fn index(
             "choose another name with `--index`, or delete that index",
         ));
     }
-    let is_of = there.pointer(&format!("/mappings/_meta/{}", plan::VERSION)).and_then(Value::as_str);
-    if is_of.is_some_and(|is_of| is_of != version) {
+    let made = Made::Index { name: name.clone(), uuid: plan::index_uuid(there) };
+    let marked = plan::is_marked(there, &options.name);
+    if marked && plan::meta(there, plan::VERSION).is_some_and(|is_of| is_of != version) {
         return Err(if options.alias.is_some() {
             Error::world(
                 format!("Another deploy has made the index `{name}` meanwhile, for another package"),
@@ -174,8 +175,6 @@ pub(super) fn index(
             )
         });
     }
-    let made = Made::Index { name: name.clone(), uuid: plan::index_uuid(there) };
-    let marked = plan::is_marked(there, &options.name);
     let ours = marked || was_made(&made);
     let setting = |at: &str| there.pointer(&format!("/settings/index/{at}")).and_then(Value::as_str);
     let mut changes = Map::new();

@@ -18,8 +18,11 @@ pub const VERSION: &str = "nsparse_version";
 /// In an index's `_meta`: the ids of the models that it was made with.
 pub(super) const MODELS: &str = "nsparse_models";
 
+/// In an index's `_meta`: the run of deploy that made it.
+pub(super) const RUN: &str = "nsparse_run";
+
 /// What an index's `_meta` says of the deployment that made it; an index that is made like another leaves it out.
-pub(crate) const MARKS: [&str; 3] = [DEPLOYMENT, VERSION, MODELS];
+pub(crate) const MARKS: [&str; 4] = [DEPLOYMENT, VERSION, MODELS, RUN];
 
 /// Names of the index's fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,9 +131,14 @@ pub(super) fn index_uuid(index: &Value) -> String {
     index.pointer("/settings/index/uuid").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
+/// What an index's `_meta` says under this key.
+pub(super) fn meta<'a>(index: &'a Value, key: &str) -> Option<&'a str> {
+    index.pointer("/mappings/_meta")?.get(key)?.as_str()
+}
+
 /// Whether an index, as `GET /{index}` gives it, was made by the deployment of this name.
 pub(super) fn is_marked(index: &Value, deployment: &str) -> bool {
-    index.pointer("/mappings/_meta").and_then(|meta| meta.get(DEPLOYMENT)).and_then(Value::as_str) == Some(deployment)
+    meta(index, DEPLOYMENT) == Some(deployment)
 }
 
 /// The search pipeline: a `neural_sparse` query that names no model gets this one.

@@ -4,6 +4,8 @@
 //! One is in use where a pipeline, an index or a deployment file names it, where a node runs it, or where it may still
 //! be on its way.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -16,7 +18,12 @@ use crate::client::Cluster;
 use crate::error::Result;
 
 /// A registration that has not ended after so many milliseconds will not.
-const STALE: u64 = 60 * 60 * 1000;
+pub(super) const STALE: u64 = 60 * 60 * 1000;
+
+/// Milliseconds since 1970, as `created` is told.
+pub(super) fn milliseconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
 
 /// A model of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,13 +125,13 @@ fn is_of_a_package(found: &group::FoundModel) -> bool {
 }
 
 /// Everything in the cluster that can name a model.
-struct References {
+pub(super) struct References {
     /// What names, in words, and its body.
     bodies: Vec<(String, Value)>,
 }
 
 impl References {
-    fn ask(cluster: &Cluster) -> Result<Self> {
+    pub(super) fn ask(cluster: &Cluster) -> Result<Self> {
         let mut bodies = Vec::new();
         for (path, word) in [
             ("/_ingest/pipeline", "ingest pipeline"),
@@ -143,7 +150,7 @@ impl References {
         Ok(Self { bodies })
     }
 
-    fn to(&self, id: &str) -> Vec<String> {
+    pub(super) fn to(&self, id: &str) -> Vec<String> {
         self.bodies.iter().filter(|(_, body)| names(body, id)).map(|(what, _)| what.clone()).collect()
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nsparse_core::lock::FileLock;
 use nsparse_core::{DocumentTemplate, files};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Model;
 use super::plan::{Fields, Indexing};
+use super::poll::Poll;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 
@@ -182,21 +184,39 @@ pub struct Deployment {
     pub history: Vec<Served>,
 }
 
-/// Claims a deployment file, there or not, for one command that changes it and what it is about.
-pub(super) fn claim(path: &Path) -> Result<FileLock> {
-    FileLock::beside(path)?.ok_or_else(|| {
-        Error::usage(
-            format!("Another nsparse is at work with `{}` now", path.display()),
-            "wait until it has ended; a second deployment at the same time takes a file of its own (`--deployment FILE`)",
-        )
+/// Keeps two deploys, or a deploy and an undeploy, from working on one file's deployment. Switch and rollback go on meanwhile.
+pub(super) fn claim_work(path: &Path) -> Result<FileLock> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".deploy");
+    FileLock::beside(Path::new(&name))?.ok_or_else(|| {
+        busy(path, "wait until it has ended; a second deployment at the same time takes a file of its own (`--deployment FILE`)")
     })
 }
 
-/// As [`claim`], for a file that has to be there; reads it.
+/// Claims a deployment file that is there for one command that changes what is served, and reads it.
 pub(super) fn claim_existing(path: &Path) -> Result<(FileLock, Deployment)> {
     Deployment::load(path)?;
-    let held = claim(path)?;
+    let held = FileLock::beside(path)?
+        .ok_or_else(|| busy(path, "it serves another version or writes the file: wait until it has ended"))?;
     Ok((held, Deployment::load(path)?))
+}
+
+/// Claims a deployment file, there or not, to write it: waits for a switch that is under way.
+pub(super) fn claim_to_write(path: &Path, poll: &Poll) -> Result<FileLock> {
+    let begun = Instant::now();
+    loop {
+        if let Some(held) = FileLock::beside(path)? {
+            return Ok(held);
+        }
+        if begun.elapsed() > poll.deadline {
+            return Err(busy(path, "wait until it has ended, and run the same command again"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn busy(path: &Path, hint: &str) -> Error {
+    Error::usage(format!("Another nsparse is at work with `{}` now", path.display()), hint)
 }
 
 /// Puts what was made in the order that can be taken back from its end: indexes last, so that they go before the

@@ -57,6 +57,7 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
     if !options.keep_index && !options.delete_index {
         refuse_documents(cluster, &everything)?;
     }
+    let hashes: Vec<String> = deployment.versions().iter().flat_map(|v| v.package.values().cloned()).collect();
     let mut report = UndeployReport::default();
     for made in everything.iter().rev() {
         let subject = made.to_string();
@@ -68,7 +69,7 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
             report.left.push(made.clone());
             continue;
         }
-        match take_back(cluster, made, &deployment.name, &options.poll) {
+        match take_back(cluster, made, &deployment.name, &hashes, &options.poll) {
             Ok(Taken::Removed) => report.removed.push(subject),
             Ok(Taken::Gone) => report.gone.push(subject),
             Ok(Taken::Kept(why)) => report.kept.push(format!("{subject}: {why}")),
@@ -88,6 +89,8 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
 /// # Errors
 /// As [`undeploy`]; also if the file cannot be read or replaced.
 pub fn undeploy_file(cluster: &Cluster, path: &Path, options: &UndeployOptions) -> Result<UndeployReport> {
+    Deployment::load(path)?;
+    let _working = record::claim_work(path)?;
     let (_held, mut deployment) = record::claim_existing(path)?;
     let report = undeploy(cluster, &deployment, options)?;
     let rest = match options.version.and_then(|number| deployment.numbered(number)).map(|v| v.index.clone()) {
@@ -146,6 +149,9 @@ fn of_version(cluster: &Cluster, deployment: &Deployment, number: u32) -> Result
     Ok(version.made.iter().filter(|made| !is_used(made)).cloned().collect())
 }
 
+/// Before a run's nonce, in place of an index's uuid while that is not known.
+pub(super) const BY_RUN: &str = "run ";
+
 /// How taking one thing back ended.
 pub(super) enum Taken {
     Removed,
@@ -154,7 +160,14 @@ pub(super) enum Taken {
 }
 
 /// Takes one thing back, if it is still there and still the one that was made.
-pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: &Poll) -> Result<Taken> {
+/// Of a group also the models without bytes that a register whose answer was lost has left, if they are of `hashes`.
+pub(super) fn take_back(
+    cluster: &Cluster,
+    made: &Made,
+    deployment: &str,
+    hashes: &[String],
+    poll: &Poll,
+) -> Result<Taken> {
     let removed = |yes: bool| if yes { Taken::Removed } else { Taken::Gone };
     match made {
         Made::Index { name, uuid } => {
@@ -162,8 +175,11 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             let failed = |e| explain_error(Step::Delete, &format!("index `{name}`"), e);
             let Some(there) = cluster.find(&path).map_err(failed)? else { return Ok(Taken::Gone) };
             let Some(index) = there.get(name) else { return Ok(Taken::Gone) };
-            let ours =
-                if uuid.is_empty() { plan::is_marked(index, deployment) } else { plan::index_uuid(index) == *uuid };
+            let ours = match uuid.strip_prefix(BY_RUN) {
+                Some(run) => plan::meta(index, plan::RUN) == Some(run),
+                None if uuid.is_empty() => plan::is_marked(index, deployment),
+                None => plan::index_uuid(index) == *uuid,
+            };
             if !ours {
                 return Ok(Taken::Kept("it was made anew by somebody else".to_owned()));
             }
@@ -195,8 +211,8 @@ pub(super) fn take_back(cluster: &Cluster, made: &Made, deployment: &str, poll: 
             }
         }
         Made::Group { id, name } => {
-            // A register whose answer was lost leaves a model without bytes behind.
-            for stray in group::models_of(cluster, id)?.into_iter().filter(|m| m.state == "REGISTERING") {
+            let is_stray = |m: &group::FoundModel| m.state == "REGISTERING" && hashes.contains(&m.sha256);
+            for stray in group::models_of(cluster, id)?.into_iter().filter(is_stray) {
                 lifecycle::remove(cluster, &stray.model, poll)?;
             }
             let others = group::models_of(cluster, id)?.len();
@@ -226,7 +242,8 @@ fn refuse_documents(cluster: &Cluster, everything: &[Made]) -> Result<()> {
     Ok(())
 }
 
-/// Takes the default pipelines off an index that stays, so that documents can still be indexed and searched.
+/// Takes the default pipelines off an index that stays, so that documents can still be indexed and searched; and its mark
+/// of a package, so that another may be deployed with it.
 fn release(cluster: &Cluster, index: &str, version: &Deployment) -> Result<()> {
     let mut settings = Map::new();
     if version.pipeline.is_some() {
@@ -235,11 +252,15 @@ fn release(cluster: &Cluster, index: &str, version: &Deployment) -> Result<()> {
     if version.search_pipeline.is_some() {
         settings.insert("index.search.default_pipeline".to_owned(), Value::Null);
     }
-    if settings.is_empty() || cluster.find(&format!("/{index}"))?.is_none() {
-        return Ok(());
+    let failed = |e| explain_error(Step::Index, &format!("index `{index}`"), e);
+    let Some(there) = cluster.find(&format!("/{index}")).map_err(failed)? else { return Ok(()) };
+    let meta = there.get(index).and_then(|i| i.pointer("/mappings/_meta")).and_then(Value::as_object);
+    if let Some(mut meta) = meta.cloned().filter(|m| m.contains_key(plan::VERSION)) {
+        meta.remove(plan::VERSION);
+        cluster.put(&format!("/{index}/_mapping"), json!({ "_meta": meta })).map_err(failed)?;
     }
-    cluster
-        .put(&format!("/{index}/_settings"), Value::Object(settings))
-        .map_err(|e| explain_error(Step::Index, &format!("index `{index}`"), e))?;
+    if !settings.is_empty() {
+        cluster.put(&format!("/{index}/_settings"), Value::Object(settings)).map_err(failed)?;
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@
 mod versions_fixture;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use nsparse_core::Fault;
 use nsparse_integration_tests::standin::{Contents, Options, Outage, StandIn, Strike};
@@ -433,6 +434,33 @@ fn the_cluster_fetches_the_package_where_it_may() {
     let off = json!({ "persistent": { "plugins.ml_commons.allow_registering_model_via_url": false } });
     versions_fixture::cluster(&nowhere).put("/_cluster/settings", off).unwrap();
     refused(&nowhere, "does not take models by URL");
+}
+
+/// What an upload elsewhere has begun an hour ago and more, and this file knows nothing of.
+#[test]
+fn a_registration_that_never_ended_is_made_anew() {
+    let fixture = Fixture::new();
+    let standin = Arc::new(StandIn::start(Options {
+        encode: fixture.encode(),
+        behind_urls: Some(fixture.package("package")),
+        ..Options::default()
+    }));
+    let cluster = cluster(&standin);
+    let theirs = Arc::clone(&standin);
+    standin.meanwhile_at("/upload_chunk/", 2, move || theirs.out_of_reach(0, Outage::Cut));
+    fixture.deploy("package", &cluster, &options(&fixture)).unwrap_err();
+    standin.mend();
+    assert!(standin.contents().models.contains(&"tiny-document REGISTERING".to_owned()), "{:?}", standin.contents());
+    std::fs::remove_file(fixture.path("deployment.json.uploads")).unwrap();
+    let by_url = DeployOptions { url: Some("http://files.example/models/".to_owned()), ..options(&fixture) };
+    let deployed = fixture.deploy("package", &cluster, &by_url).unwrap();
+    assert!(deployed.notes.iter().any(|n| n.contains("it is made anew")), "{:?}", deployed.notes);
+    let mut contents = standin.contents();
+    contents.models.sort();
+    assert_eq!(contents.models, ["tiny-document DEPLOYED", "tiny-query DEPLOYED"]);
+    let everything = UndeployOptions { poll: fast(), ..UndeployOptions::default() };
+    undeploy_file(&cluster, &fixture.file(), &everything).unwrap();
+    assert_eq!(standin.contents(), Contents::default());
 }
 
 #[test]

@@ -24,6 +24,14 @@ fn options(fixture: &Fixture, who: &str, alias: bool) -> DeployOptions {
     DeployOptions { poll: fast(), chunk_bytes: 20_000, file: Some(fixture.path(&format!("{who}.json"))), ..base }
 }
 
+/// Both begin without a file.
+fn forget_files(fixture: &Fixture) {
+    for who in ["first", "second"] {
+        // Not there in the first round.
+        let _ = std::fs::remove_file(fixture.path(&format!("{who}.json")));
+    }
+}
+
 /// What the first operator came to, and the second, who did all of it before the first one's request number `n` was
 /// answered.
 struct Both {
@@ -33,9 +41,7 @@ struct Both {
 }
 
 fn at_once(fixture: &Arc<Fixture>, alias: bool, packages: [&'static str; 2], n: usize) -> Both {
-    for who in ["first", "second"] {
-        let _ = std::fs::remove_file(fixture.path(&format!("{who}.json")));
-    }
+    forget_files(fixture);
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     let (tell, told) = mpsc::channel();
     let (theirs, url) = (Arc::clone(fixture), standin.url().to_owned());
@@ -70,7 +76,7 @@ fn works(fixture: &Fixture, cluster: &Cluster, standin: &StandIn, package: &str,
 
 /// Those of a deploy that is alone.
 fn requests(fixture: &Arc<Fixture>, alias: bool) -> Vec<String> {
-    let _ = std::fs::remove_file(fixture.path("first.json"));
+    forget_files(fixture);
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     fixture.deploy("package", &at(standin.url()), &options(fixture, "first", alias)).unwrap();
     standin.requests()
@@ -169,9 +175,7 @@ fn what_another_uses_by_then_stays() {
     for alias in [true, false] {
         for (n, request) in requests(&fixture, alias).iter().enumerate() {
             let what = format!("alias {alias}: {n} {request}");
-            for who in ["first", "second"] {
-                let _ = std::fs::remove_file(fixture.path(&format!("{who}.json")));
-            }
+            forget_files(&fixture);
             let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
             let (theirs, url, cancel) = (Arc::clone(&fixture), standin.url().to_owned(), Cancel::default());
             let (tell, told) = mpsc::channel();
@@ -299,9 +303,7 @@ fn a_number_that_others_have_taken_is_not_taken_again() {
 fn an_index_that_the_other_made_is_not_taken_for_ours() {
     let fixture = Arc::new(Fixture::new());
     let at_index = requests(&fixture, false).iter().position(|r| r == "PUT /tiny").unwrap();
-    for who in ["first", "second"] {
-        let _ = std::fs::remove_file(fixture.path(&format!("{who}.json")));
-    }
+    forget_files(&fixture);
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
     let (theirs, url) = (Arc::clone(&fixture), standin.url().to_owned());
     let (tell, told) = mpsc::channel();

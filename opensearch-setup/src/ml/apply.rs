@@ -319,6 +319,7 @@ impl Run<'_> {
                 all.insert(0, made.clone());
             }
         }
+        record::order(&mut all);
         Ok(all)
     }
 

@@ -154,8 +154,7 @@ pub fn deploy(
         nonce: nonce(),
     };
     let done = run.everything(package, *side, &prepared.key).and_then(|parts| {
-        let mut made = run.all_made()?;
-        record::order(&mut made);
+        let made = run.all_made()?;
         let version = Deployment {
             name: options.name.clone(),
             cluster_url: cluster.url().to_owned(),
@@ -294,8 +293,8 @@ fn another_version(
     Error::usage(
         format!("`{}` {what}", path.display()),
         format!(
-            "undeploy it first, or give this deployment a file and an index of its own; to keep an old version serving while a new one \
-             is filled, deploy behind an alias: `--alias {}-live`",
+            "undeploy it first, or give this deployment a file and an index of its own; to keep an old version serving \
+             while a new one is filled, deploy behind an alias: `--alias {}-live`",
             options.index
         ),
     )

@@ -167,18 +167,18 @@ fn cut(
                 Ok(read) => read,
             };
             bytes.truncate(start + read);
-            let has_line = bytes[start..].contains(&b'\n');
+            let has_line = memchr::memchr(b'\n', &bytes[start..]).is_some();
             if read == 0 || has_line && (is_live || bytes.len() >= BLOCK) {
                 is_end = read == 0;
                 break;
             }
         }
-        if !is_end && let Some(end) = bytes.iter().rposition(|b| *b == b'\n') {
+        if !is_end && let Some(end) = memchr::memrchr(b'\n', &bytes) {
             rest.extend_from_slice(&bytes[end + 1..]);
             bytes.truncate(end + 1);
         }
         if !bytes.is_empty() {
-            let lines = bytes.split(|b| *b == b'\n').count() - 1;
+            let lines = memchr::memchr_iter(b'\n', &bytes).count();
             let (answer, answered) = sync_channel(1);
             if work.send((bytes, line, answer)).is_err() || blocks.send(Ok(answered)).is_err() {
                 return;
@@ -197,7 +197,9 @@ fn look_through(works: &Mutex<Receiver<Work>>, name: &Path, members: &Members) {
         let next = works.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((bytes, first, answer)) = next else { return };
         let mut block = Block { bytes: Vec::with_capacity(bytes.len()), entries: Vec::new() };
-        let lines = bytes.split(|b| *b == b'\n').enumerate();
+        let mut start = 0;
+        let ends = memchr::memchr_iter(b'\n', &bytes).chain([bytes.len()]);
+        let lines = ends.map(|end| &bytes[std::mem::replace(&mut start, end + 1)..end]).enumerate();
         let read = lines
             .filter(|(_, line)| !line.trim_ascii().is_empty())
             .try_for_each(|(at, line)| block.push(name, first + at, line, members));

@@ -48,10 +48,10 @@ pub fn read(line: &[u8], members: &Members, out: &mut Vec<u8>) -> Result<Read, S
     let start = out.len();
     copy_without(text.as_bytes(), &cut, out);
     // A line is a line: what stands on several is set on one. Inside of strings newlines are always escaped.
-    for byte in &mut out[start..] {
-        if matches!(byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
+    let mut at = start;
+    while let Some(found) = memchr::memchr2(b'\n', b'\r', &out[at..]) {
+        out[at + found] = b' ';
+        at += found + 1;
     }
     let fault = found.fault.or_else(|| {
         let (vector, text) = (members.checked.as_deref()?, found.bound?);

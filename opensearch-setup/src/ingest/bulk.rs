@@ -43,8 +43,8 @@ pub(crate) struct Bulk<'a, L: Line> {
     current: Batch,
     /// Batches that are to be sent, or to be sent again.
     waiting: VecDeque<Batch>,
-    /// Batches on the way by number; the flag says whether no more were allowed.
-    on_the_way: HashMap<u64, (Batch, bool)>,
+    /// Batches on the way by number.
+    on_the_way: HashMap<u64, Sent>,
     bytes_on_the_way: usize,
     number: u64,
     /// Ids in the three above, and in how many batches.
@@ -52,6 +52,15 @@ pub(crate) struct Bulk<'a, L: Line> {
     /// Ids that went through this run, and whether their document is in.
     present: HashMap<u64, bool>,
     pub(crate) report: IngestReport,
+}
+
+/// A batch on the way.
+struct Sent {
+    batch: Batch,
+    /// Whether no more were allowed when it went out.
+    is_full: bool,
+    /// The most that were on the way at once since then.
+    among: usize,
 }
 
 /// What the loop is made of.
@@ -238,9 +247,13 @@ impl<'a, L: Line> Bulk<'a, L> {
         self.bytes_on_the_way += batch.bytes();
         self.report.bytes += batch.bytes() as u64;
         self.line.send(self.number, batch.body().to_vec());
-        let is_full = self.on_the_way.len() + 1 >= self.pace.in_flight();
-        self.on_the_way.insert(self.number, (batch, is_full));
-        self.report.most_in_flight = self.report.most_in_flight.max(self.on_the_way.len() as u64);
+        let among = self.on_the_way.len() + 1;
+        for sent in self.on_the_way.values_mut() {
+            sent.among = sent.among.max(among);
+        }
+        let is_full = among >= self.pace.in_flight();
+        self.on_the_way.insert(self.number, Sent { batch, is_full, among });
+        self.report.most_in_flight = self.report.most_in_flight.max(among as u64);
     }
 
     /// Waits for one answer, or until the time has come.
@@ -260,9 +273,10 @@ impl<'a, L: Line> Bulk<'a, L> {
 
     /// Writes down what became of a batch.
     fn settle(&mut self, answer: Answer) -> Result<()> {
-        let Some((mut batch, is_full)) = self.on_the_way.remove(&answer.number) else { return Ok(()) };
-        self.bytes_on_the_way -= batch.bytes();
-        let sight = |seen| Sight { sent: answer.sent, answered: answer.answered, bytes: batch.bytes(), is_full, seen };
+        let Some(Sent { mut batch, is_full, among }) = self.on_the_way.remove(&answer.number) else { return Ok(()) };
+        let bytes = batch.bytes();
+        self.bytes_on_the_way -= bytes;
+        let sight = |seen| Sight { sent: answer.sent, answered: answer.answered, bytes, is_full, among, seen };
         let error = match answer.result {
             Ok(body) => {
                 self.report.requests += 1;

@@ -3,15 +3,23 @@
 //!
 //! Concurrency goes up by one a round while answers do not queue, and down to half when the cluster refuses: additive
 //! increase, multiplicative decrease. Whether answers queue is told as TCP Vegas does: of `w` requests on the way about
-//! `w · (1 − best / now)` only wait, where `best` and `now` are seconds a byte. Batches grow while they are answered
-//! quickly and shrink when they are slow, too large, or refused one by one.
+//! `w · (1 − alone / now)` only wait, where `now` is seconds a byte, and `alone` what they are with so few on the way that
+//! none waits. What the cluster does besides changes, so now and then only so few go out until that is known again, as in
+//! BBR's probes. Batches grow while they are answered quickly and shrink when they are slow, too large, or refused one by
+//! one.
 
 use std::time::Duration;
 
 use crate::client::RetryPolicy;
 
-/// Requests on the way at the start.
-const FIRST_WINDOW: f64 = 2.0;
+/// Requests on the way at the start, and in a probe.
+const FEW: usize = 2;
+/// A probe ends after so many answers to requests that were never among more than [`FEW`].
+const PROBE_ANSWERS: u32 = 3;
+/// The share of the newest answer in what answers take of late.
+const RECENT: f64 = 0.25;
+/// This long after one probe the next begins.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
 /// Fewer waiting requests than this: one more may go out.
 const QUEUE_LOW: f64 = 1.0;
 /// More waiting requests than this: one fewer.
@@ -20,8 +28,6 @@ const QUEUE_HIGH: f64 = 2.5;
 const QUICK: f64 = 1.0;
 /// A batch that takes longer than this should be smaller, in seconds.
 const SLOW: f64 = 5.0;
-/// The best latency is forgotten by this share an answer, since the cluster's other work changes.
-const FORGET: f64 = 0.005;
 
 /// What the pace may not leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub struct Sight {
     pub bytes: usize,
     /// Whether as many were on the way as were allowed: only then is the number what holds the cluster back.
     pub is_full: bool,
+    /// The most that were on the way at once while it was, itself included.
+    pub among: usize,
     /// What became of it.
     pub seen: Seen,
 }
@@ -76,8 +84,11 @@ pub struct Pace {
     retry: RetryPolicy,
     window: f64,
     bytes: f64,
-    /// The best seconds a byte of late.
-    best: Option<f64>,
+    /// Seconds a byte where few are on the way; infinite before the first answer.
+    alone: f64,
+    /// Seconds a byte of late: answers differ, and one that came quickly by chance says little.
+    recent: Option<f64>,
+    probe: Probe,
     /// Refusals in a row.
     failures: u32,
     /// When the window was last cut: what was sent before belongs to the same incident.
@@ -86,17 +97,28 @@ pub struct Pace {
     noise: u64,
 }
 
+/// How `alone` is found out.
+#[derive(Debug, Clone, Copy)]
+enum Probe {
+    /// It is known since then.
+    Done(Duration),
+    /// Few go out until so many more answers have come; the sum of seconds a byte of those that came.
+    Now { left: u32, sum: f64 },
+}
+
 impl Pace {
     /// Two requests of half the largest size to begin with.
     pub fn new(limits: Limits, retry: RetryPolicy, seed: u64) -> Self {
         let max = limits.max_bytes.max(1);
         let limits = Limits { min_bytes: limits.min_bytes.clamp(1, max), max_bytes: max, ..limits };
         Self {
-            window: FIRST_WINDOW.min(limits.max_in_flight.max(1) as f64),
+            window: FEW.min(limits.max_in_flight.max(1)) as f64,
             bytes: (max as f64 / 2.0).max(limits.min_bytes as f64),
             limits,
             retry,
-            best: None,
+            alone: f64::INFINITY,
+            recent: None,
+            probe: Probe::Done(Duration::ZERO),
             failures: 0,
             cut_at: None,
             not_before: Duration::ZERO,
@@ -106,7 +128,8 @@ impl Pace {
 
     /// Requests that may be on the way at once; at least 1.
     pub fn in_flight(&self) -> usize {
-        (self.window as usize).clamp(1, self.limits.max_in_flight.max(1))
+        let most = self.limits.max_in_flight.max(1);
+        (self.window as usize).clamp(1, if matches!(self.probe, Probe::Now { .. }) { most.min(FEW) } else { most })
     }
 
     /// The size at which a batch should end.
@@ -139,15 +162,18 @@ impl Pace {
             return;
         }
         let now = seconds / sight.bytes as f64;
-        let best = self.best.map_or(now, |best| (best * (1.0 + FORGET)).min(now));
-        self.best = Some(best);
-        let queue = self.window * (1.0 - best / now);
-        if sight.is_full && queue < QUEUE_LOW {
-            self.window += 1.0 / self.window;
-        } else if queue > QUEUE_HIGH {
-            self.window -= 1.0 / self.window;
+        let recent = self.recent.map_or(now, |recent| recent + RECENT * (now - recent));
+        self.recent = Some(recent);
+        self.probe(sight, now, recent);
+        if matches!(self.probe, Probe::Done(_)) {
+            let queue = self.window * (1.0 - self.alone / recent);
+            if sight.is_full && queue < QUEUE_LOW {
+                self.window += 1.0 / self.window;
+            } else if queue > QUEUE_HIGH {
+                self.window -= 1.0 / self.window;
+            }
+            self.window = self.window.clamp(1.0, self.limits.max_in_flight.max(1) as f64);
         }
-        self.window = self.window.clamp(1.0, self.limits.max_in_flight.max(1) as f64);
         if seconds < QUICK {
             self.bytes *= 1.25;
         } else if seconds > SLOW {
@@ -155,6 +181,25 @@ impl Pace {
         }
         let most = (self.limits.max_on_the_way as f64 / self.window).min(self.limits.max_bytes as f64);
         self.bytes = self.bytes.min(most).max(self.limits.min_bytes as f64);
+    }
+
+    /// Learns how long a byte takes where few requests are on the way; `recent` is what it takes now.
+    fn probe(&mut self, sight: &Sight, now: f64, recent: f64) {
+        self.alone = self.alone.min(recent);
+        match &mut self.probe {
+            Probe::Done(since) if sight.answered > *since + PROBE_EVERY => {
+                self.probe = Probe::Now { left: PROBE_ANSWERS, sum: 0.0 };
+            }
+            Probe::Now { left, sum } if sight.among <= FEW => {
+                (*left, *sum) = (*left - 1, *sum + now);
+                if *left == 0 {
+                    self.alone = *sum / f64::from(PROBE_ANSWERS);
+                    self.recent = None;
+                    self.probe = Probe::Done(sight.answered);
+                }
+            }
+            Probe::Done(_) | Probe::Now { .. } => {}
+        }
     }
 
     fn refused(&mut self, sight: &Sight) {

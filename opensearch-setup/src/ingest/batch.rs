@@ -28,6 +28,8 @@ pub(crate) struct Batch {
     items: Vec<Item>,
     /// How often it was sent since something of it was taken.
     pub(crate) tries: usize,
+    /// Whether it was ended by its size or its number of documents.
+    pub(crate) is_whole: bool,
 }
 
 impl Batch {
@@ -100,7 +102,8 @@ impl Batch {
         for item in &mut items {
             item.lines = item.lines.start - start..item.lines.end - start;
         }
-        Self { body, items, tries: self.tries }
+        self.is_whole = false;
+        Self { body, items, tries: self.tries, is_whole: false }
     }
 
     /// Appends the documents of another batch.

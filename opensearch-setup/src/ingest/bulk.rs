@@ -49,6 +49,8 @@ pub(crate) struct Bulk<'a, L: Line> {
     number: u64,
     /// Ids in the three above, and in how many batches.
     unsettled: HashMap<u64, u32>,
+    /// Since when nothing was taken, while there was something to take.
+    failing_since: Option<Duration>,
     /// Ids that went through this run, and whether their document is in.
     present: HashMap<u64, bool>,
     pub(crate) report: IngestReport,
@@ -103,6 +105,7 @@ impl<'a, L: Line> Bulk<'a, L> {
             bytes_on_the_way: 0,
             number: 0,
             unsettled: HashMap::new(),
+            failing_since: None,
             present: HashMap::new(),
             report: IngestReport::default(),
         }
@@ -155,12 +158,12 @@ impl<'a, L: Line> Bulk<'a, L> {
         *self.unsettled.entry(key).or_default() += 1;
         if self.current.len() > 1 && self.current.bytes() > self.pace.bytes() {
             let last = self.current.split_off(self.current.len() - 1);
-            self.close();
+            self.close_whole();
             self.current = Batch::with_room(self.pace.bytes() + ROOM);
             self.current.append(last);
         }
         if self.current.len() >= self.options.max_documents.max(1) {
-            self.close();
+            self.close_whole();
         }
         self.pump(0)
     }
@@ -201,6 +204,11 @@ impl<'a, L: Line> Bulk<'a, L> {
         self.present.values().filter(|there| **there).count() as u64
     }
 
+    /// Whether nothing is on the way, nor waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.on_the_way.is_empty() && self.waiting.is_empty() && self.current.is_empty()
+    }
+
     /// Batches that went out so far.
     pub(crate) fn sent(&self) -> u64 {
         self.number
@@ -209,6 +217,11 @@ impl<'a, L: Line> Bulk<'a, L> {
     /// The time of this ingest's clock.
     pub(crate) fn now(&self) -> Duration {
         self.line.now()
+    }
+
+    fn close_whole(&mut self) {
+        self.current.is_whole = true;
+        self.close();
     }
 
     fn close(&mut self) {
@@ -274,9 +287,10 @@ impl<'a, L: Line> Bulk<'a, L> {
     /// Writes down what became of a batch.
     fn settle(&mut self, answer: Answer) -> Result<()> {
         let Some(Sent { mut batch, is_full, among }) = self.on_the_way.remove(&answer.number) else { return Ok(()) };
-        let bytes = batch.bytes();
+        let (bytes, is_whole) = (batch.bytes(), batch.is_whole);
         self.bytes_on_the_way -= bytes;
-        let sight = |seen| Sight { sent: answer.sent, answered: answer.answered, bytes, is_full, among, seen };
+        let sight =
+            |seen| Sight { sent: answer.sent, answered: answer.answered, bytes, is_whole, is_full, among, seen };
         let error = match answer.result {
             Ok(body) => {
                 self.report.requests += 1;
@@ -311,6 +325,9 @@ impl<'a, L: Line> Bulk<'a, L> {
 
     fn sorted(&mut self, batch: &Batch, sorted: Sorted) -> Result<()> {
         let items = batch.items();
+        if !sorted.taken.is_empty() || !sorted.rejected.is_empty() {
+            self.failing_since = None;
+        }
         if let Some(journal) = &mut self.journal {
             journal.record(sorted.taken.iter().map(|&place| (&*items[place].id, items[place].content)))?;
         }
@@ -346,17 +363,24 @@ impl<'a, L: Line> Bulk<'a, L> {
         self.again(busy, &sorted.why, None)
     }
 
-    /// Puts a batch before all others, unless it was tried too often.
+    /// Puts a batch before all others, unless it was tried too often or nothing was taken for too long. One that is larger
+    /// than batches should be by now goes in halves.
     fn again(&mut self, mut batch: Batch, why: &str, error: Option<Error>) -> Result<()> {
         batch.tries += 1;
-        if batch.tries > self.retry.retries {
+        let now = self.line.now();
+        let failing_since = *self.failing_since.get_or_insert(now);
+        if batch.tries > self.retry.retries || now > failing_since + self.retry.deadline {
             let documents = batch.len();
             return Err(error.unwrap_or_else(|| answer::gave_up(&self.index, &self.path, documents, why)));
         }
-        let pause = self.pace.not_before().saturating_sub(self.line.now());
+        let pause = self.pace.not_before().saturating_sub(now);
         tracing::warn!(documents = batch.len(), why, pause_ms = pause.as_millis() as u64, "again");
         self.task.message(&format!("waiting {:.1} s: {why}", pause.as_secs_f64()));
         self.report.retries += 1;
+        if batch.len() > 1 && 2 * batch.bytes() > 3 * self.pace.bytes() {
+            let rest = batch.split_off(batch.len() / 2);
+            self.waiting.push_front(rest);
+        }
         self.waiting.push_front(batch);
         Ok(())
     }

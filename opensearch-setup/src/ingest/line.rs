@@ -38,7 +38,8 @@ pub(crate) struct ClusterLine {
     cluster: Cluster,
     path: String,
     start: Instant,
-    sending: JoinSet<Result<Value>>,
+    /// Each with the time at which its answer came, which may be long before anybody waits for it.
+    sending: JoinSet<(Result<Value>, Instant)>,
     /// Number and time of each task.
     numbers: HashMap<Id, (u64, Duration)>,
 }
@@ -57,8 +58,10 @@ impl Line for ClusterLine {
 
     fn send(&mut self, number: u64, body: Vec<u8>) {
         let (cluster, path) = (self.cluster.clone(), self.path.clone());
-        let request =
-            async move { Ok(cluster.request_async(Method::Post, &path, Body::Raw(body, NDJSON)).await?.body) };
+        let request = async move {
+            let result = cluster.request_async(Method::Post, &path, Body::Raw(body, NDJSON)).await;
+            (result.map(|answer| answer.body), Instant::now())
+        };
         let task = self.sending.spawn_on(request, self.cluster.runtime().handle());
         self.numbers.insert(task.id(), (number, self.start.elapsed()));
     }
@@ -76,15 +79,15 @@ impl Line for ClusterLine {
                 Some(deadline) => tokio::time::timeout_at(deadline, sending.join_next_with_id()).await.ok().flatten(),
             }
         })?;
-        let answered = self.start.elapsed();
-        let (id, result) = match joined {
-            Ok((id, result)) => (id, result),
+        let (id, result, answered) = match joined {
+            Ok((id, (result, at))) => (id, result, at),
             Err(e) => {
                 let failed =
                     Error::world(format!("A request came to no end: {e}"), "this is a defect: please report it");
-                (e.id(), Err(failed))
+                (e.id(), Err(failed), Instant::now())
             }
         };
+        let answered = answered.duration_since(self.start);
         let (number, sent) = self.numbers.remove(&id)?;
         Some(Answer { number, sent, answered, result })
     }

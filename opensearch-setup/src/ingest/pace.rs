@@ -69,6 +69,9 @@ pub struct Sight {
     pub answered: Duration,
     /// Its body's size.
     pub bytes: usize,
+    /// Whether it was sent because it had the size or the number of documents that it should have. What was left over, or
+    /// would not wait, says little: most of its time is not for its bytes.
+    pub is_whole: bool,
     /// Whether as many were on the way as were allowed: only then is the number what holds the cluster back.
     pub is_full: bool,
     /// The most that were on the way at once while it was, itself included.
@@ -157,8 +160,7 @@ impl Pace {
     fn taken(&mut self, sight: &Sight) {
         self.failures = 0;
         let seconds = sight.answered.saturating_sub(sight.sent).as_secs_f64().max(1e-4);
-        // Small batches say little: most of their time is not for their bytes.
-        if (sight.bytes as f64) < 0.5 * self.bytes {
+        if !sight.is_whole {
             return;
         }
         let now = seconds / sight.bytes as f64;
@@ -174,10 +176,12 @@ impl Pace {
             }
             self.window = self.window.clamp(1.0, self.limits.max_in_flight.max(1) as f64);
         }
-        if seconds < QUICK {
+        // Batches may end for their number of documents, far below the size they might have.
+        let size = sight.bytes as f64;
+        if seconds < QUICK && size > 0.5 * self.bytes {
             self.bytes *= 1.25;
         } else if seconds > SLOW {
-            self.bytes *= 0.8;
+            self.bytes = 0.8 * self.bytes.min(size);
         }
         let most = (self.limits.max_on_the_way as f64 / self.window).min(self.limits.max_bytes as f64);
         self.bytes = self.bytes.min(most).max(self.limits.min_bytes as f64);
@@ -194,7 +198,7 @@ impl Pace {
                 (*left, *sum) = (*left - 1, *sum + now);
                 if *left == 0 {
                     self.alone = *sum / f64::from(PROBE_ANSWERS);
-                    self.recent = None;
+                    self.recent = Some(self.alone);
                     self.probe = Probe::Done(sight.answered);
                 }
             }
@@ -212,7 +216,7 @@ impl Pace {
         self.window = (self.window / 2.0).max(1.0);
         // One at a time and still too much: then each is too much.
         if sight.seen == Seen::Late || is_small && matches!(sight.seen, Seen::Busy { some_taken: false }) {
-            self.bytes = (self.bytes / 2.0).max(self.limits.min_bytes as f64);
+            self.bytes = (self.bytes.min(sight.bytes as f64) / 2.0).max(self.limits.min_bytes as f64);
         }
         self.failures = if sight.seen == (Seen::Busy { some_taken: true }) { 1 } else { self.failures + 1 };
         self.not_before = sight.answered + self.pause();

@@ -36,6 +36,8 @@ struct Simulated {
     open: Vec<usize>,
     /// By how much the work of a request differs from its bytes' share, up or down.
     spread: f64,
+    /// How long an answer is waited for; the work goes on without anybody to hear of it.
+    patience: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +66,7 @@ impl Simulated {
             requests: Vec::new(),
             open: Vec::new(),
             spread: 0.0,
+            patience: Duration::MAX,
         }
     }
 
@@ -107,8 +110,12 @@ fn refused(status: u16) -> Error {
 }
 
 fn cut() -> Error {
+    unreachable(Unreachable::Other)
+}
+
+fn unreachable(why: Unreachable) -> Error {
     let (url, path) = ("http://sim".to_owned(), "/i/_bulk".to_owned());
-    Error::Unreachable { url, method: "POST", path, why: Unreachable::Other, detail: "end of file".to_owned() }
+    Error::Unreachable { url, method: "POST", path, why, detail: "end of file".to_owned() }
 }
 
 impl Line for &mut Simulated {
@@ -133,7 +140,11 @@ impl Line for &mut Simulated {
                 *worker = (*worker).max(sent) + busy;
                 let answered = *worker + self.overhead;
                 let answer = self.take(&body, fault);
-                (if fault == Fault::Cut { Err(cut()) } else { Ok(answer) }, answered)
+                if answered - sent > self.patience {
+                    (Err(unreachable(Unreachable::Timeout)), sent + self.patience)
+                } else {
+                    (if fault == Fault::Cut { Err(cut()) } else { Ok(answer) }, answered)
+                }
             }
         };
         self.pending.push(Answer { number, sent, answered, result });
@@ -239,7 +250,7 @@ fn concurrency_follows_what_the_cluster_can_do() {
 fn concurrency_stays_where_it_helps() {
     // Of sixteen workers at most eight get work: that many are on the way, but for the start and the probes.
     let cases =
-        [(1, 0.0, 4.0, 0.95), (2, 0.0, 5.0, 0.95), (2, 0.4, 5.0, 0.95), (4, 0.4, 7.0, 0.95), (16, 0.4, 8.0, 0.88)];
+        [(1, 0.0, 4.0, 0.95), (2, 0.0, 5.0, 0.95), (2, 0.4, 5.0, 0.95), (4, 0.4, 7.0, 0.95), (16, 0.4, 8.0, 0.9)];
     for (workers, spread, most, least_share) in cases {
         let mut cluster = Simulated::new(workers, 2e5, |_, _| Fault::None);
         cluster.spread = spread;
@@ -273,6 +284,39 @@ fn a_slow_node_gets_small_batches() {
     drop(bulk);
     assert!(mean < 1_000_000, "{mean} bytes a batch");
     check_all_in(&cluster, 20_000);
+}
+
+/// A request that the cluster cannot answer in time would not be answered the next time either.
+#[test]
+fn what_comes_too_late_is_sent_again_smaller() {
+    let mut cluster = Simulated::new(1, 20_000.0, |_, _| Fault::None);
+    cluster.patience = 60 * SECOND;
+    // Batches that end for their size, and such that end for their number of documents.
+    for max_documents in [usize::MAX, 1500] {
+        let before = cluster.requests.len();
+        let options = IngestOptions { max_documents, ..options() };
+        let report = run(&mut cluster, 20_000, &options).unwrap();
+        check_all_in(&cluster, 20_000);
+        let sent = (cluster.requests.len() - before) as u64;
+        println!("{sent} requests, {} of them again, in {} s", report.retries, cluster.now.as_secs());
+        assert!(report.retries < 15, "{} retries", report.retries);
+        assert!(report.bytes < 2 * 20_000 * 1_100, "{} bytes sent", report.bytes);
+    }
+}
+
+/// Batches of small documents end for their number: the pace learns from these as well.
+#[test]
+fn small_documents_are_sent_at_full_pace() {
+    for workers in [1, 4] {
+        // A third of the documents are refused once: one cut, and back to full work.
+        let fault = |number, _| if number == 20 { Fault::Some } else { Fault::None };
+        let mut cluster = Simulated::new(workers, 1e6, fault);
+        let report = run(&mut cluster, 200_000, &IngestOptions { max_documents: 200, ..options() }).unwrap();
+        check_all_in(&cluster, 200_000);
+        let share = report.bytes as f64 / (1e6 * workers as f64) / cluster.now.as_secs_f64();
+        println!("{workers} workers: at most {} at once, {share:.3} of what they can do", cluster.most_open());
+        assert!(share > 0.9, "{workers} workers: {share}");
+    }
 }
 
 /// Any mixture of faults, repeated and changed ids, and deletions: at the end stands what was asked for last.

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsparse_core::{Cancel, Fault as Blame, NoProgress};
 use nsparse_integration_tests::faults::{Fault, Proxy};
@@ -62,6 +62,29 @@ impl Documents for Given<'_> {
         (self.before)(self.handed);
         self.handed += 1;
         Ok(self.blocks.pop_front().map_or(Next::End, Next::Block))
+    }
+}
+
+/// A stream: documents, then nothing until the test has seen what it waits for.
+struct Stream<'a> {
+    given: Given<'a>,
+    has_seen: Box<dyn FnMut() -> bool + 'a>,
+    until: Instant,
+}
+
+impl<'a> Stream<'a> {
+    fn new(given: Given<'a>, has_seen: impl FnMut() -> bool + 'a) -> Self {
+        Self { given, has_seen: Box::new(has_seen), until: Instant::now() + Duration::from_mins(1) }
+    }
+}
+
+impl Documents for Stream<'_> {
+    fn next(&mut self, patience: Duration) -> Result<Next> {
+        if !self.given.blocks.is_empty() {
+            return self.given.next(patience);
+        }
+        assert!(Instant::now() < self.until, "it did not come in a minute");
+        Ok(if (self.has_seen)() { Next::End } else { Next::Idle })
     }
 }
 
@@ -273,6 +296,48 @@ fn an_index_behind_an_alias_is_left_alone_and_what_a_crash_left_is_set_back() {
     assert!(restore_settings(&shared().cluster, "crashed-asked").unwrap());
     assert!(!restore_settings(&shared().cluster, "crashed-asked").unwrap());
     assert_eq!(settings("crashed-asked"), set_back);
+}
+
+#[test]
+fn what_a_stream_gave_is_seen_while_it_waits() {
+    make("stream", &json!({ "index.refresh_interval": "7s" }));
+    let own = settings("stream");
+    let mut was_quiet = false;
+    let given = Given::new(0..DOCUMENTS, |_| was_quiet |= settings("stream")["refresh"] == "-1");
+    let mut documents = Stream::new(given, || settings("stream") == own);
+    let report = send(&shared().cluster, "stream", &mut documents, &options()).unwrap();
+    drop(documents);
+    assert!(was_quiet && report.loaded_quietly);
+    assert_eq!(settings("stream"), own);
+    assert_eq!(everything("stream"), expected(DOCUMENTS));
+}
+
+#[test]
+fn an_index_that_vanishes_while_a_stream_waits_is_missed() {
+    make("vanishes", &json!({}));
+    let mut is_there = true;
+    let mut documents = Stream::new(Given::new(0..100, |_| {}), || {
+        if std::mem::take(&mut is_there) {
+            shared().cluster.delete("/vanishes").unwrap();
+        }
+        false
+    });
+    let error = send(&shared().cluster, "vanishes", &mut documents, &options()).unwrap_err().to_string();
+    assert!(error.contains("was deleted while documents went in"), "{error}");
+}
+
+#[test]
+fn an_alias_that_comes_before_the_first_request_is_respected() {
+    make("early", &json!({ "index.refresh_interval": "7s" }));
+    let own = settings("early");
+    let mut documents = Given::new(0..DOCUMENTS, |handed| {
+        if handed == 0 {
+            shared().cluster.put("/early/_alias/early-bird", json!({})).unwrap();
+        }
+        assert_eq!(settings("early"), own);
+    });
+    let report = send(&shared().cluster, "early", &mut documents, &options()).unwrap();
+    assert!(!report.loaded_quietly);
 }
 
 fn delete_all(name: &str, count: usize) {

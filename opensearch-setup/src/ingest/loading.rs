@@ -74,7 +74,8 @@ impl Found {
 /// Remembers the settings of an index that is empty and behind no alias, and switches refresh and copies off.
 ///
 /// # Errors
-/// If the cluster refuses. What was remembered until then is set back by [`restore`].
+/// If the cluster refuses. Where it refuses the settings for want of rights nothing is left; what else was remembered until
+/// then is set back by [`restore`].
 pub(crate) fn begin(cluster: &Cluster, index: &str, found: &Found) -> Result<()> {
     let originals = found.originals();
     let mut meta = found.meta.clone();
@@ -85,8 +86,11 @@ pub(crate) fn begin(cluster: &Cluster, index: &str, found: &Found) -> Result<()>
         .collect();
     meta.insert(MARK.to_owned(), Value::Object(originals));
     cluster.put(&format!("/{index}/_mapping"), json!({ "_meta": meta }))?;
-    cluster.put(&format!("/{index}/_settings"), json!({ "index": loading }))?;
-    Ok(())
+    let set = cluster.put(&format!("/{index}/_settings"), json!({ "index": loading }));
+    if set.as_ref().is_err_and(|e| e.status() == Some(403)) {
+        cluster.put(&format!("/{index}/_mapping"), json!({ "_meta": found.meta }))?;
+    }
+    set.map(drop)
 }
 
 /// Sets back what `begin` changed, in this run or in one that was killed; whether there was anything.

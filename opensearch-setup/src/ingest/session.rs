@@ -9,7 +9,7 @@ use nsparse_core::{Cancel, Progress, SparseVector};
 use super::bulk::{self, Bulk, Parts};
 use super::dead_letters::DeadLetters;
 use super::line::ClusterLine;
-use super::loading::{self, Found};
+use super::loading;
 use super::names::{self, FeatureNames};
 use super::options::{Action, IngestOptions, IngestReport, Loading};
 use super::space;
@@ -29,6 +29,8 @@ pub(super) struct Session<'a> {
     bulk: Bulk<'a, ClusterLine>,
     quiet: Quiet,
     looked: Duration,
+    /// Since when the input has given nothing and all of it is in.
+    idle_since: Option<Duration>,
 }
 
 /// Whether refresh and copies are off.
@@ -36,8 +38,8 @@ enum Quiet {
     /// They stay on.
     Never,
     /// The index is new: they are switched off once it shows that there is much to come.
-    Possible(Box<Found>),
-    /// They are off, since this run or one before it.
+    Possible,
+    /// They are off, by this run or one before it.
     Now,
 }
 
@@ -82,7 +84,7 @@ impl<'a> Session<'a> {
         });
         let looked = bulk.now();
         bulk.report.loaded_quietly = matches!(quiet, Quiet::Now);
-        Ok(Self { cluster, index: index.to_owned(), uuid, options, bulk, quiet, looked })
+        Ok(Self { cluster, index: index.to_owned(), uuid, options, bulk, quiet, looked, idle_since: None })
     }
 
     /// Whether the journal has this content as done.
@@ -98,6 +100,7 @@ impl<'a> Session<'a> {
         action: Action,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<()> {
+        self.idle_since = None;
         let sent = self.bulk.sent();
         let pushed = self.bulk.push(id, content, action, write);
         self.or_gone(pushed)?;
@@ -141,19 +144,48 @@ impl<'a> Session<'a> {
         self.bulk.reject(id, reason, document)
     }
 
-    /// Sends what there is if the cluster has nothing to do.
+    /// Sends what there is if the cluster has nothing to do. An input that gives nothing for a while is no load: what it
+    /// gave is to be seen, and copied.
     pub(super) fn nudge(&mut self) -> Result<()> {
         let nudged = self.bulk.nudge();
-        self.or_gone(nudged)
+        self.or_gone(nudged)?;
+        let now = self.bulk.now();
+        if !self.bulk.is_idle() {
+            self.idle_since = None;
+        } else if now > *self.idle_since.get_or_insert(now) + LOOK && matches!(self.quiet, Quiet::Now) {
+            loading::restore(self.cluster, &self.index)?;
+            self.quiet = Quiet::Never;
+        }
+        self.look_again()
     }
 
     /// Once a batch went out: refresh and copies go off, and the index is looked at now and then.
     fn watch(&mut self) -> Result<()> {
-        if let Quiet::Possible(found) = &self.quiet {
-            loading::begin(self.cluster, &self.index, found)?;
-            self.quiet = Quiet::Now;
-            self.bulk.report.loaded_quietly = true;
+        if matches!(self.quiet, Quiet::Possible) {
+            self.quiet = self.begin()?;
+            self.bulk.report.loaded_quietly |= matches!(self.quiet, Quiet::Now);
         }
+        self.look_again()
+    }
+
+    /// Switches refresh and copies off, unless an alias came meanwhile, or the user may not.
+    fn begin(&self) -> Result<Quiet> {
+        let Some(found) = loading::look(self.cluster, &self.index)? else { return Ok(Quiet::Never) };
+        if found.is_aliased() || found.is_loading() {
+            return Ok(Quiet::Never);
+        }
+        match loading::begin(self.cluster, &self.index, &found) {
+            Ok(()) => Ok(Quiet::Now),
+            Err(error) if error.status() == Some(403) => {
+                tracing::warn!(%error, index = self.index, "refresh and replicas stay as they are");
+                Ok(Quiet::Never)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at the index if that is due.
+    fn look_again(&mut self) -> Result<()> {
         if self.bulk.now() < self.looked + LOOK {
             return Ok(());
         }
@@ -264,5 +296,5 @@ fn look(cluster: &Cluster, index: &str, options: &IngestOptions) -> Result<Quiet
         && found.uuid.is_some()
         && !found.is_aliased()
         && index::refresh(cluster, index).and_then(|()| index::count(cluster, index))? == 0;
-    Ok(if is_new { Quiet::Possible(Box::new(found)) } else { Quiet::Never })
+    Ok(if is_new { Quiet::Possible } else { Quiet::Never })
 }

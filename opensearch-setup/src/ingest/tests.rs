@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use nsparse_core::NoProgress;
 use serde_json::json;
 
@@ -35,12 +35,37 @@ struct Server {
     /// Bulk requests being answered now, and the most at once.
     open: usize,
     most_open: usize,
+    /// The index shows what it is, and nobody may change its settings.
+    guards_settings: bool,
+    /// Bodies of changes to the mapping.
+    mappings: Vec<Value>,
 }
 
 type Shared = Arc<Mutex<Server>>;
 
-async fn answer(State(server): State<Shared>, uri: Uri, body: Bytes) -> (StatusCode, axum::Json<Value>) {
+async fn answer(
+    State(server): State<Shared>,
+    method: Method,
+    uri: Uri,
+    body: Bytes,
+) -> (StatusCode, axum::Json<Value>) {
     let ok = |value: Value| (StatusCode::OK, axum::Json(value));
+    if server.lock().unwrap().guards_settings {
+        match (method.as_str(), uri.path()) {
+            ("GET", "/i") => {
+                let settings = json!({ "index.uuid": "u1", "index.number_of_replicas": "1" });
+                return ok(
+                    json!({ "i": { "aliases": {}, "mappings": { "_meta": { "a": 1 } }, "settings": settings } }),
+                );
+            }
+            ("PUT", "/i/_settings") => {
+                let error = json!({ "type": "security_exception", "reason": "no permissions" });
+                return (StatusCode::FORBIDDEN, axum::Json(json!({ "error": error, "status": 403 })));
+            }
+            ("PUT", "/i/_mapping") => server.lock().unwrap().mappings.push(serde_json::from_slice(&body).unwrap()),
+            _ => {}
+        }
+    }
     if uri.path().ends_with("/_count") {
         return ok(json!({ "count": server.lock().unwrap().documents.len() }));
     }
@@ -125,6 +150,17 @@ fn small() -> IngestOptions {
 
 fn send(cluster: &Cluster, documents: &[Document], options: &IngestOptions) -> Result<IngestReport> {
     ingest_texts(cluster, "i", documents, options, &NoProgress, &Cancel::default())
+}
+
+#[test]
+fn who_may_not_change_settings_may_still_write() {
+    let (server, cluster, _runtime) = start(Server { guards_settings: true, ..Server::default() });
+    let report = send(&cluster, &documents(10), &small()).unwrap();
+    assert_eq!((report.indexed, report.loaded_quietly), (10, false));
+    // What was remembered before is taken back: nothing is to be set back later.
+    let mark = json!({ "refresh_interval": null, "number_of_replicas": "1" });
+    let mappings = &server.lock().unwrap().mappings;
+    assert_eq!(*mappings, [json!({ "_meta": { "a": 1, "nsparse_loading": mark } }), json!({ "_meta": { "a": 1 } })]);
 }
 
 #[test]

@@ -333,3 +333,39 @@ fn the_index_is_deleted_and_the_program_killed() {
     }
     operator.ended_well(cluster);
 }
+
+/// What stands between two versions, too: from `doctor` to `undeploy`, and what is refused on the way.
+#[test]
+fn no_command_of_the_life_cycle_shows_the_password() {
+    let common = common();
+    let standin = standin(common, &shared().url);
+    let operator = Operator::new(common, "fault-versions", standin.url());
+    operator.nsparse.copy(&common.folder.path().join("model"), "model");
+    let deploy = "deploy package --alias planted --replicas 0 --side query --deployment d.json";
+    let ingest = "ingest docs.jsonl --deployment d.json --model model --journal j --json";
+    operator.run("doctor");
+    operator.ok(&format!("{deploy} --plan"));
+    operator.ok(deploy);
+    operator.ok(ingest);
+    operator.ok(&format!("{deploy} --prune max_ratio:0.1"));
+    let refused = operator.run("switch d.json").outcome;
+    assert_eq!(refused.code, Some(2), "an index without documents: {}", refused.stderr);
+    operator.ok(&format!("{ingest} --prune max_ratio:0.1"));
+    for command in ["switch d.json", "rollback d.json", "status d.json"] {
+        operator.ok(command);
+    }
+    operator.ok("search engine --deployment d.json --explain");
+    let missing = operator.run("search engine --index fault-missing --method bm25");
+    assert_eq!(missing.outcome.code, Some(3), "{}", said(&missing));
+    operator.ok("prune-models --yes");
+    let logged = operator.run("status d.json").loud;
+    assert!(logged > 5, "the log is not loud");
+    for version in ["--version 2", ""] {
+        operator.ok(&format!("undeploy d.json {version} --delete-index"));
+    }
+    // A cluster that is not there is asked with the same password.
+    drop(standin);
+    assert_eq!(operator.run("status d.json").outcome.code, Some(2), "undeploy has removed the file");
+    assert_eq!(operator.run("doctor").outcome.code, Some(1));
+    operator.planted.check_files(&operator.nsparse.path(""), &[&operator.nsparse.path("profiles.yaml")]);
+}

@@ -17,7 +17,7 @@ use crate::source;
 /// How long the cluster keeps the point in time after each request.
 const KEEP_ALIVE: &str = "30m";
 /// Settings that belong to one index and are not taken over.
-const OWN_SETTINGS: [&str; 8] = [
+const OWN_SETTINGS: [&str; 9] = [
     "uuid",
     "creation_date",
     "provided_name",
@@ -26,6 +26,7 @@ const OWN_SETTINGS: [&str; 8] = [
     "replication",
     "default_pipeline",
     "final_pipeline",
+    "search.default_pipeline",
 ];
 
 /// How the new index differs from the old one.
@@ -80,6 +81,10 @@ fn body_like(old: &Value, name: &str, fields: &Fields, differs: &NewIndex) -> Va
     settings.retain(|key, _| !OWN_SETTINGS.contains(&key.as_str()));
     // A block, such as one against writing during a change, is the old index's.
     settings.remove("blocks");
+    // The search pipeline would give queries the old model.
+    if let Some(search) = settings.get_mut("search").and_then(Value::as_object_mut) {
+        search.remove("default_pipeline");
+    }
     let mut mappings = old.get("mappings").cloned().unwrap_or_else(|| json!({}));
     let mut meta = mappings.get("_meta").and_then(Value::as_object).cloned().unwrap_or_default();
     if let Some(Value::Object(originals)) = meta.remove(crate::ingest::loading::MARK) {
@@ -256,6 +261,7 @@ mod tests {
             "settings": { "index": {
                 "uuid": "u", "creation_date": "1", "provided_name": "old", "version": { "created": "136" },
                 "number_of_shards": "3", "number_of_replicas": "0", "refresh_interval": "-1", "default_pipeline": "p",
+                "search": { "default_pipeline": "q", "idle": { "after": "60s" } }, "search.default_pipeline": "q",
                 "blocks": { "write": "true" }, "analysis": { "analyzer": { "own": { "type": "custom" } } }
             } },
             "mappings": {
@@ -272,7 +278,7 @@ mod tests {
             body,
             json!({
                 "settings": { "index": {
-                    "number_of_shards": "3", "number_of_replicas": "2",
+                    "number_of_shards": "3", "number_of_replicas": "2", "search": { "idle": { "after": "60s" } },
                     "analysis": { "analyzer": { "own": { "type": "custom" } } }
                 } },
                 "mappings": {

@@ -13,7 +13,7 @@ use nsparse_core::{Cancel, NoProgress};
 use nsparse_opensearch::ingest::documents::{Documents as _, Next};
 use nsparse_opensearch::node::{self, Engine, Handle, NodeOptions};
 use nsparse_opensearch::reencode::IndexDocuments;
-use nsparse_opensearch::{Cluster, ClusterConfig, index};
+use nsparse_opensearch::{Cluster, ClusterConfig};
 use serde_json::Value;
 
 /// A running node and the leash that ends it.
@@ -43,7 +43,6 @@ pub fn shared() -> &'static TestNode {
 /// # Panics
 /// If the cluster fails, or gives a document twice.
 pub fn everything(cluster: &Cluster, index: &str) -> BTreeMap<String, Value> {
-    index::refresh(cluster, index).expect("the index can be refreshed");
     let mut documents = IndexDocuments::open(cluster, index, 500, &[]).expect("the index can be read");
     let mut found = BTreeMap::new();
     loop {

@@ -16,7 +16,7 @@ use nsparse_opensearch::ingest::documents::{Block, Documents, Next};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Loading, Way, delete_documents, ingest_documents, restore_settings};
 use nsparse_opensearch::ml::Fields;
-use nsparse_opensearch::reencode::IndexDocuments;
+use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like};
 use nsparse_opensearch::{Cluster, ClusterConfig, IngestOptions, IngestReport, Result, RetryPolicy, source};
 use serde_json::{Value, json};
 
@@ -438,4 +438,34 @@ fn an_index_of_several_shards_is_read_whole() {
         assert!(block.entries().iter().all(|e| !block.json(e).windows(9).any(|w| w == b"embedding")));
     }
     assert_eq!(count, DOCUMENTS);
+}
+
+#[test]
+fn what_cannot_be_encoded_anew_whole_is_refused() {
+    let cluster = &shared().cluster;
+    let refused = |name: &str| {
+        let error = IndexDocuments::open(cluster, name, 7, &[]).map(drop).unwrap_err();
+        assert_eq!(error.fault(), Blame::Usage, "{error}");
+        error.to_string()
+    };
+    // Several indexes behind one name; one is no different from its own name.
+    for name in ["part-a", "part-b"] {
+        make(name, &json!({ "index.number_of_shards": 2, "index.number_of_replicas": 0 }));
+        cluster.put(&format!("/{name}/_alias/parts"), json!({})).unwrap();
+        cluster.put(&format!("/{name}/_alias/only-{name}"), json!({})).unwrap();
+    }
+    send(cluster, "part-a", &mut Given::new(0..100, |_| {}), &options()).unwrap();
+    assert_eq!(refused("parts"), "`parts` stands for several indexes: part-a, part-b");
+    let error = make_like(cluster, "parts", "made-of-parts", &Fields::default(), &NewIndex::default()).unwrap_err();
+    assert!(error.to_string().contains("part-a, part-b"), "{error}");
+    assert!(cluster.find("/made-of-parts").unwrap().is_none());
+    assert_eq!(everything("only-part-a"), expected(100));
+    assert!(refused("no-such-index").starts_with("There is no index `no-such-index`"));
+    // A document that lies on another shard than its id says.
+    cluster.put("/part-a/_doc/d0042?routing=x", json!({ "n": 1 })).unwrap();
+    let message = refused("part-a");
+    assert!(message.starts_with("The document `d0042` of `part-a` has a routing, `x`"), "{message}");
+    let body = json!({ "mappings": { "_routing": { "required": true } } });
+    cluster.put("/routed", body).unwrap();
+    assert!(refused("routed").contains("requires a routing of each document"));
 }

@@ -42,8 +42,9 @@ pub struct NewIndex {
 /// there already, from a run that was stopped or made by hand, it is taken as it is.
 ///
 /// # Errors
-/// If the old index is not there or keeps no `_source`, or the new one cannot be made.
+/// If the old index is not there, is several behind one name or keeps no `_source`, or the new one cannot be made.
 pub fn make_like(cluster: &Cluster, old: &str, new: &str, fields: &Fields, differs: &NewIndex) -> Result<Fields> {
+    let there = the_index(cluster, old)?;
     if !source::kept(cluster, old, fields)?.source {
         return Err(Error::usage(
             format!("The index `{old}` keeps no `_source`: what its documents were cannot be read from it"),
@@ -53,11 +54,7 @@ pub fn make_like(cluster: &Cluster, old: &str, new: &str, fields: &Fields, diffe
     let vector = Fields { segments: None, ..fields.clone() };
     let fields = if differs.nested { vector.nested() } else { vector };
     if cluster.find(&format!("/{new}"))?.is_none() {
-        let Some(answer) = cluster.find(&format!("/{old}"))? else { return Err(index::missing(cluster, old)) };
-        let Some(there) = answer.as_object().and_then(|o| o.values().next()) else {
-            return Err(index::missing(cluster, old));
-        };
-        let body = body_like(there, old, &fields, differs);
+        let body = body_like(&there, old, &fields, differs);
         match cluster.request(Method::Put, &format!("/{new}"), Body::Json(body)) {
             Ok(_) => {}
             // A first try whose answer was lost.
@@ -74,6 +71,31 @@ pub fn make_like(cluster: &Cluster, old: &str, new: &str, fields: &Fields, diffe
         ));
     }
     Ok(found)
+}
+
+/// Settings and mapping of the one index that a name stands for. Those of several would have to become one, and the slices
+/// by which they are read would each hold several shards.
+fn the_index(cluster: &Cluster, name: &str) -> Result<Value> {
+    let Some(Value::Object(there)) = cluster.find(&format!("/{name}"))? else {
+        return Err(index::missing(cluster, name));
+    };
+    if there.len() > 1 {
+        let names: Vec<&str> = there.keys().map(String::as_str).collect();
+        return Err(Error::usage(
+            format!("`{name}` stands for several indexes: {}", names.join(", ")),
+            "encode each of them anew by itself: --index INDEX --to NEW",
+        ));
+    }
+    there.into_iter().next().map(|(_, body)| body).ok_or_else(|| index::missing(cluster, name))
+}
+
+/// The error of documents whose shard is not told by their ids: they would be sent without their routing.
+fn routed(what: &str) -> Error {
+    Error::usage(
+        format!("{what}, and documents are encoded anew without it"),
+        "copy the index with the cluster's own `_reindex`, which keeps routing, through a pipeline that encodes; or index \
+         the documents anew, without routing",
+    )
 }
 
 fn body_like(old: &Value, name: &str, fields: &Fields, differs: &NewIndex) -> Value {
@@ -119,26 +141,28 @@ pub struct IndexDocuments {
 }
 
 impl IndexDocuments {
-    /// Fixes the moment and begins to read: pages of so many documents, without the members named.
+    /// Makes visible what was written, fixes the moment and begins to read: pages of so many documents, without the
+    /// members named.
     ///
     /// # Errors
-    /// If the index is not there, or the cluster refuses.
+    /// If the index is not there, is several behind one name or has documents with a routing, or the cluster refuses.
     pub fn open(cluster: &Cluster, index: &str, page: usize, without: &[String]) -> Result<Self> {
-        let settings = cluster.get(&format!("/{index}/_settings/index.number_of_shards?flat_settings=true"))?;
-        let shards: u64 = settings
-            .as_object()
-            .into_iter()
-            .flat_map(|o| o.values())
-            .filter_map(|i| i.pointer("/settings")?.get("index.number_of_shards")?.as_str()?.parse::<u64>().ok())
-            .sum();
+        let there = the_index(cluster, index)?;
+        if there.pointer("/mappings/_routing/required") == Some(&Value::Bool(true)) {
+            return Err(routed(&format!("The mapping of `{index}` requires a routing of each document")));
+        }
+        index::refresh(cluster, index)?;
         let path = format!("/{index}/_search/point_in_time?keep_alive={KEEP_ALIVE}");
         let answer = cluster.request_retrying(Method::Post, &path, Body::None)?.body;
         let Some(pit) = answer.get("pit_id").and_then(Value::as_str).map(str::to_owned) else {
             return Err(Error::Unexpected { method: "POST", path, message: format!("no pit_id in {answer}") });
         };
+        let shards = there.pointer("/settings/index/number_of_shards").and_then(Value::as_str);
+        let slices = shards.and_then(|n| n.parse::<u64>().ok()).unwrap_or(1).max(1);
         // A page a slice is read ahead.
-        let slices = shards.max(1);
         let (sender, pages) = sync_channel(slices as usize);
+        let documents = Self { cluster: cluster.clone(), pit: pit.clone(), pages };
+        documents.refuse_routed(index)?;
         for slice in 0..slices {
             let reader = Slice {
                 cluster: cluster.clone(),
@@ -151,7 +175,19 @@ impl IndexDocuments {
             let sender = sender.clone();
             std::thread::spawn(move || reader.run(&sender));
         }
-        Ok(Self { cluster: cluster.clone(), pit, pages })
+        Ok(documents)
+    }
+
+    fn refuse_routed(&self, index: &str) -> Result<()> {
+        let body = json!({
+            "size": 1, "pit": { "id": self.pit, "keep_alive": KEEP_ALIVE }, "_source": false, "track_total_hits": false,
+            "query": { "exists": { "field": "_routing" } }
+        });
+        let path = "/_search?filter_path=hits.hits._id,hits.hits._routing";
+        let answer = self.cluster.request_retrying(Method::Post, path, Body::Json(body))?.body;
+        let Some(hit) = answer.pointer("/hits/hits/0") else { return Ok(()) };
+        let text = |name: &str| hit.get(name).and_then(Value::as_str).unwrap_or_default();
+        Err(routed(&format!("The document `{}` of `{index}` has a routing, `{}`", text("_id"), text("_routing"))))
     }
 }
 
@@ -175,7 +211,8 @@ impl Drop for IndexDocuments {
     }
 }
 
-/// A part of the documents: those of one shard, so that their order within it is enough to go on by.
+/// A part of the documents: those of one shard (the engine gives slice n of as many slices as the index has shards the
+/// shard n), so that their order within it is enough to go on by.
 struct Slice {
     cluster: Cluster,
     pit: String,

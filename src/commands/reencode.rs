@@ -36,8 +36,10 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
         segments: None,
     };
     let differs = NewIndex { exclude_vector: args.exclude_vector, nested: args.segments == SegmentLayout::Nested };
+    // What cannot be read is refused before anything is made.
+    let without = [args.vector_field.clone()];
+    let mut documents = IndexDocuments::open(&cluster, &args.index, args.page as usize, &without)?;
     let fields = make_like(&cluster, &args.index, &args.to, &fields, &differs)?;
-    index::refresh(&cluster, &args.index)?;
     let total = index::count(&cluster, &args.index)?;
     let mut options = args.pace.options(settings::journal(&cluster, &args.to));
     options.job = format!(
@@ -54,9 +56,7 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
     }
     options.fields = fields;
     let cancel = settings::cancel_on_signal();
-    let without = [args.vector_field.clone()];
     let started = std::time::Instant::now();
-    let mut documents = IndexDocuments::open(&cluster, &args.index, args.page as usize, &without)?;
     let way = Way::Encode(Encoding {
         encoder: &model,
         template: &template,

@@ -230,6 +230,37 @@ fn the_cluster_and_the_client_make_equal_vectors() {
     nsparse.ok(&format!("undeploy deployment.json --delete-index {at}"));
 }
 
+/// A vector is made of the fields that the template names: none of them changes without it.
+#[test]
+fn a_change_of_any_field_of_the_template_is_refused() {
+    let nsparse = program();
+    write(&nsparse.path("model"), &Shape::small(), 3).unwrap();
+    let mut facts: Value = serde_json::from_slice(&nsparse.read("model/nsparse.json")).unwrap();
+    facts["template"] = json!({ "pattern": "{url} {text}", "max_chars": 20_000 });
+    nsparse.write("model/nsparse.json", &facts.to_string());
+    nsparse.ok("export model --out package");
+    nsparse.ok("deploy package --index of-template --replicas 0 --side client");
+    nsparse.write("docs.jsonl", "{\"_id\":\"a\",\"url\":\"search\",\"title\":\"t\",\"text\":\"query\",\"year\":1}\n");
+    nsparse.ok("ingest docs.jsonl --deployment deployment.json --model model --journal a");
+    let changed = |change: &str| {
+        nsparse.write("change.jsonl", &format!("{{\"_id\":\"a\",{change}}}\n"));
+        nsparse.run("ingest change.jsonl --deployment deployment.json --update --journal a --json")
+    };
+    // The title is not among them.
+    for free in ["\"year\":2", "\"title\":\"other\""] {
+        assert_eq!(changed(free).code, Some(0), "{free}");
+    }
+    for (bound, field) in [("\"url\":\"x\"", "url"), ("\"year\":3,\"text\":\"x\"", "text")] {
+        let outcome = changed(bound);
+        assert_eq!(outcome.code, Some(1), "{bound}: {}", outcome.stderr);
+        let reason = outcome.json()["report"]["rejected"][0]["reason"].as_str().unwrap().to_owned();
+        assert!(reason.starts_with(&format!("it changes `{field}` and not `embedding`")), "{reason}");
+    }
+    let document = everything(&shared().cluster, "of-template").remove("a").unwrap();
+    assert_eq!((&document["year"], &document["title"], &document["url"]), (&json!(2), &json!("other"), &json!("search")));
+    nsparse.ok("undeploy deployment.json --delete-index");
+}
+
 #[test]
 fn refused_documents_are_kept_with_their_reasons() {
     let nsparse = program();

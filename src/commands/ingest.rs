@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
 
-use nsparse_core::{DocumentEncoder as _, Pruning, files};
+use nsparse_core::template::Piece;
+use nsparse_core::{DocumentEncoder as _, DocumentTemplate, Pruning, files};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Encoding, IngestReport, Pipeline, Way, delete_documents, ingest_documents};
 use nsparse_opensearch::ml::{Deployment, Fields, Side};
@@ -49,6 +50,8 @@ struct Target {
     encodes: bool,
     /// Which entries of the vectors made here stay.
     pruning: Option<Pruning>,
+    /// Fields that vectors are made of, as far as is known.
+    bound: Vec<String>,
 }
 
 fn delete(
@@ -143,7 +146,7 @@ fn of_file(
             source::check_updates(cluster, index, fields)?;
             options.journal_of_any_job = true;
             members.checked = vector;
-            members.bound = vec![args.data.title_field.clone(), args.data.text_field.clone()];
+            members.bound.clone_from(&target.bound);
             send(&members, &Way::AsIs(Action::Update { upsert: args.upsert }), options)
         }
     }
@@ -235,7 +238,8 @@ fn target(args: &IngestArgs) -> anyhow::Result<Target> {
         }
         let encodes = deployment.side == Side::Cluster;
         let pruning = args.prune.or(deployment.indexing.pruning);
-        return Ok(Target { cluster, index: deployment.index, fields: deployment.fields, encodes, pruning });
+        let bound = bound(&deployment.template, args, Some(&deployment.fields));
+        return Ok(Target { cluster, index: deployment.index, fields: deployment.fields, encodes, pruning, bound });
     }
     let Some(index) = &args.index else {
         return Err(usage("No index is named", "give --deployment FILE or --index NAME"));
@@ -258,5 +262,24 @@ fn target(args: &IngestArgs) -> anyhow::Result<Target> {
             fields
         }
     };
-    Ok(Target { cluster, index: index.clone(), fields, encodes: false, pruning: args.prune })
+    // Which template made the vectors that are there is not known.
+    let bound = bound(&DocumentTemplate::default(), args, None);
+    Ok(Target { cluster, index: index.clone(), fields, encodes: false, pruning: args.prune, bound })
+}
+
+/// The fields that a template reads, under the names typed and those of the deployment: either may have made the vectors.
+fn bound(template: &DocumentTemplate, args: &IngestArgs, deployed: Option<&Fields>) -> Vec<String> {
+    let typed =
+        Fields { title: args.data.title_field.clone(), text: args.data.text_field.clone(), ..Fields::default() };
+    let fields: Vec<&Fields> = deployed.into_iter().chain([&typed]).collect();
+    let mut names = Vec::new();
+    for piece in template.pieces() {
+        match piece {
+            Piece::Literal(_) => {}
+            Piece::Title => names.extend(fields.iter().map(|f| f.title.clone())),
+            Piece::Text => names.extend(fields.iter().map(|f| f.text.clone())),
+            Piece::Field(name) => names.push(name.to_owned()),
+        }
+    }
+    names
 }

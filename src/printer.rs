@@ -64,6 +64,14 @@ impl Printer {
         Ok(())
     }
 
+    /// One of several results for programs: an object on a line; only with `--json`.
+    pub(crate) fn json_line<T: serde::Serialize>(&self, value: &T) -> anyhow::Result<()> {
+        if self.json {
+            out(&serde_json::to_string(value)?);
+        }
+        Ok(())
+    }
+
     /// A remark on standard error.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.quiet {

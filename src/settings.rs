@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use nsparse_core::beir::{Dataset, FieldNames};
 use nsparse_core::{Cancel, DocumentTemplate, IdfFormula, journal};
-use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method};
+use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method, RetryPolicy};
 
 use crate::cli::{ClusterArgs, DataArgs, Formula};
 use crate::commands::data;
@@ -131,8 +131,17 @@ pub(crate) fn cluster_of(args: &ClusterArgs, url: &str) -> anyhow::Result<Cluste
     connect(&connect::config(args, || Ok(url.to_owned()))?)
 }
 
+/// As [`cluster_of`], or [`cluster`] without a URL, for what is asked again and again: no request is sent twice.
+pub(crate) fn cluster_without_retries(args: &ClusterArgs, url: Option<&str>) -> anyhow::Result<Cluster> {
+    let config = connect::config(args, || url.map_or_else(local_node_url, |url| Ok(url.to_owned())))?;
+    checked(Cluster::connect_with(&config, RetryPolicy { retries: 0, ..RetryPolicy::default() })?)
+}
+
 fn connect(config: &ClusterConfig) -> anyhow::Result<Cluster> {
-    let cluster = Cluster::connect(config)?;
+    checked(Cluster::connect(config)?)
+}
+
+fn checked(cluster: Cluster) -> anyhow::Result<Cluster> {
     // Asked once: requests are repeated patiently later on, but a wrong address or password shows at once.
     match cluster.request(Method::Get, "/", Body::None) {
         Err(error @ (Error::Unreachable { .. } | Error::Unauthorized { .. })) => Err(error.into()),

@@ -159,6 +159,22 @@ fn status_shows_what_is_there_and_what_is_wrong() {
     assert!(lines[0].starts_with("articles-v1: 3 documents, 3 indexed at 2.0 ms"), "{lines:?}");
     assert!(lines[2].contains(" indexed/s, "), "{lines:?}");
 
+    // A cluster that is away for a while is a problem, not the end.
+    for (json, works, problem) in [(None, "articles-v1: ", "problem: "), (Some("--json"), "{\"at\":", "{\"error\":\"")]
+    {
+        let mut command = nsparse.command(["status", "--watch", "--every", "0.1"].into_iter().chain(json));
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+        let mut until = |start: &str| lines.find(|line| line.starts_with(start)).unwrap();
+        until(works);
+        standin.out_of_reach(0, Outage::Unavailable);
+        assert!(until(problem).contains("503"));
+        standin.mend();
+        until(works);
+        signal(&child, "TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+
     // On a terminal the same place is drawn anew, and `q` ends it.
     let script = "exec script -qec \"stty rows 30 cols 100; $*\" /dev/null";
     let mut command = nsparse.through_shell(script, &["status", "--watch", "--every", "0.1"]);
@@ -167,6 +183,10 @@ fn status_shows_what_is_there_and_what_is_wrong() {
     let mut child = command.stdin(std::process::Stdio::piped()).stdout(file).spawn().unwrap();
     let drawn = || String::from_utf8_lossy(&std::fs::read(&out).unwrap_or_default()).into_owned();
     wait_until(&mut child, "a second look", || drawn().contains(" indexed/s"));
+    standin.out_of_reach(0, Outage::Unavailable);
+    wait_until(&mut child, "the outage", || drawn().contains("Problem: "));
+    // A request that hangs keeps nobody from ending it.
+    standin.out_of_reach(0, Outage::Silent { works: false });
     child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
     while child.try_wait().unwrap().is_none() {
@@ -181,6 +201,7 @@ fn status_shows_what_is_there_and_what_is_wrong() {
     }
     assert!(drawn.contains("articles-v1, version 1, served: 3 documents"), "{drawn}");
     assert!(drawn.matches("Cluster http://").count() > 1, "{drawn}");
+    standin.mend();
 
     let cluster = Cluster::connect(&ClusterConfig::new(standin.url())).unwrap();
     cluster.delete("/_search/pipeline/articles-v1-search").unwrap();

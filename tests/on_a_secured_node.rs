@@ -119,10 +119,20 @@ fn a_reader_searches_and_changes_nothing() {
     indexer.ok("ingest --deployment d.json --model model --data set");
     shared().cluster.post("/secured-read/_refresh", Value::Null).unwrap();
     let expected = indexer.json("search shard --deployment d.json --model model");
+    let count = shared().cluster.get("/secured-read/_count").unwrap()["count"].clone();
     for reader in readers() {
         reader.write("d.json", &String::from_utf8(indexer.read("d.json")).unwrap());
         let found = reader.json("search shard --deployment d.json --model model");
         assert_eq!(found["results"], expected["results"]);
+        // What it may not ask is a problem of its status, not the end.
+        let seen = reader.run("status d.json --json");
+        assert_eq!(seen.code, Some(1), "{}", seen.stderr);
+        let status = seen.json();
+        assert_eq!(status["indexes"][0]["documents"], count, "{status}");
+        let problems: Vec<&str> = status["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+        for path in ["/_cluster/health", "/secured-read"] {
+            assert!(problems.contains(&format!("this user may not ask for {path}").as_str()), "{status}");
+        }
         let shown = refused(&reader, "deploy package --index secured-read-2 --deployment e.json", 2);
         assert!(shown.contains("no permissions for [indices:admin/get] and User [name=reader"), "{shown}");
         assert!(shown.contains("hint: have an administrator give the user a role"), "{shown}");

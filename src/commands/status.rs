@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
-use nsparse_opensearch::Cluster;
 use nsparse_opensearch::ml::{Counter, Deployment, IndexStatus, Status, status_of, status_of_index};
+use nsparse_opensearch::{Cluster, Error};
+
+use serde_json::json;
 
 use crate::ExitStatus;
 use crate::cli::ClusterArgs;
@@ -23,7 +26,8 @@ Examples:
   nsparse status --index articles --json
 
 Exit code 1 where something is wrong: a model that does not run, a pipeline or an index that is gone. With --watch, q or
-Ctrl-C ends it; where there is no terminal, it prints a line every few seconds.";
+Ctrl-C ends it; where there is no terminal, it prints a line every few seconds, with --json each look as an object on a
+line. What fails after the first look, such as a node that restarts, is shown, and it goes on looking.";
 
 /// How long a signal may wait until it is heard.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -53,11 +57,11 @@ enum Target {
 }
 
 impl Target {
-    fn look(&self, cluster: &Cluster) -> anyhow::Result<Status> {
-        Ok(match self {
-            Self::Deployment(deployment) => status_of(cluster, deployment)?,
-            Self::Index(name) => status_of_index(cluster, name)?,
-        })
+    fn look(&self, cluster: &Cluster) -> Result<Status, Error> {
+        match self {
+            Self::Deployment(deployment) => status_of(cluster, deployment),
+            Self::Index(name) => status_of_index(cluster, name),
+        }
     }
 }
 
@@ -68,45 +72,86 @@ pub(crate) fn run(args: &StatusArgs, printer: &Printer) -> anyhow::Result<ExitSt
             "give seconds, at least 0.1",
         ));
     };
-    let (cluster, target) = if let Some(index) = &args.index {
-        (settings::cluster(&args.cluster)?, Target::Index(index.clone()))
-    } else {
-        let deployment = Deployment::load(&args.deployment)?;
-        let cluster = settings::cluster_of(&args.cluster, &deployment.cluster_url)?;
-        (cluster, Target::Deployment(Box::new(deployment)))
+    let target = match &args.index {
+        Some(index) => Target::Index(index.clone()),
+        None => Target::Deployment(Box::new(Deployment::load(&args.deployment)?)),
     };
-    if !args.watch || printer.is_json() {
-        let status = target.look(&cluster)?;
-        printer.text(text(&status, None));
-        printer.json(&status)?;
-        return Ok(if status.problems.is_empty() { ExitStatus::Success } else { ExitStatus::No });
+    let url = match &target {
+        Target::Deployment(deployment) => Some(deployment.cluster_url.as_str()),
+        Target::Index(_) => None,
+    };
+    if args.watch {
+        return watch(settings::cluster_without_retries(&args.cluster, url)?, target, every, printer);
     }
+    let cluster = match url {
+        Some(url) => settings::cluster_of(&args.cluster, url)?,
+        None => settings::cluster(&args.cluster)?,
+    };
+    let status = target.look(&cluster)?;
+    printer.text(text(&status, None));
+    printer.json(&status)?;
+    Ok(if status.problems.is_empty() { ExitStatus::Success } else { ExitStatus::No })
+}
+
+/// Shows looks until it is ended. The first one has to succeed: what is wrong there is a name or a password.
+fn watch(cluster: Cluster, target: Target, every: Duration, printer: &Printer) -> anyhow::Result<ExitStatus> {
     let cancel = settings::cancel_on_signal();
+    let looks = looks(cluster, target, every);
     let mut before: Option<Status> = None;
-    if std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-        monitor::live_text(every, &cancel, || {
-            let status = target.look(&cluster)?;
-            let text = text(&status, before.as_ref());
-            before = Some(status);
-            Ok(text)
+    if !printer.is_json() && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        let mut shown = String::new();
+        monitor::live_text(&cancel, || match looks.try_recv() {
+            Err(_) => Ok(None),
+            Ok(Ok(status)) => {
+                shown = text(&status, before.as_ref());
+                before = Some(status);
+                Ok(Some(shown.clone()))
+            }
+            Ok(Err(error)) if before.is_none() => Err(error.into()),
+            Ok(Err(error)) => Ok(Some(format!("Problem: {error}\nBefore that:\n{shown}"))),
         })?;
         return Ok(ExitStatus::Success);
     }
     while !cancel.is_cancelled() {
-        let looked = Instant::now();
-        let status = target.look(&cluster)?;
-        printer.text(line(&status, before.as_ref()));
-        before = Some(status);
-        while looked.elapsed() < every && !cancel.is_cancelled() {
-            std::thread::sleep(PATIENCE.min(every));
+        match looks.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+            Ok(Ok(status)) => {
+                printer.text(line(&status, before.as_ref()));
+                printer.json_line(&status)?;
+                before = Some(status);
+            }
+            Ok(Err(error)) if before.is_none() => return Err(error.into()),
+            Ok(Err(error)) => {
+                printer.text(format!("problem: {error}"));
+                printer.json_line(&json!({ "error": error.to_string(), "hint": error.hint() }))?;
+            }
         }
     }
     Ok(ExitStatus::Success)
 }
 
+/// Looks again and again, on a thread of its own: a request that hangs keeps nobody from ending the watch.
+fn looks(cluster: Cluster, target: Target, every: Duration) -> Receiver<Result<Status, Error>> {
+    let (sender, looks) = sync_channel(0);
+    std::thread::spawn(move || {
+        loop {
+            let begun = Instant::now();
+            if sender.send(target.look(&cluster)).is_err() {
+                return;
+            }
+            std::thread::sleep(every.saturating_sub(begun.elapsed()));
+        }
+    });
+    looks
+}
+
 /// All of a look; with an earlier one also rates.
 fn text(status: &Status, before: Option<&Status>) -> String {
-    let mut out = format!("Cluster {} ({})", status.cluster_url, status.version);
+    let mut out = format!("Cluster {}", status.cluster_url);
+    if !status.version.is_empty() {
+        let _ = write!(out, " ({})", status.version);
+    }
     if !status.health.is_empty() {
         let _ = write!(out, ", {}", status.health);
     }
@@ -118,13 +163,7 @@ fn text(status: &Status, before: Option<&Status>) -> String {
     for index in &status.indexes {
         let version = index.number.map(|n| format!(", version {n}")).unwrap_or_default();
         let served = if index.served { ", served" } else { "" };
-        let _ = write!(
-            out,
-            "\n  {}{version}{served}: {} documents, {}",
-            index.name,
-            HumanCount(index.documents),
-            HumanBytes(index.bytes)
-        );
+        let _ = write!(out, "\n  {}{version}{served}: {}, {}", index.name, documents(index), HumanBytes(index.bytes));
         let _ = write!(out, "\n    {}", counters(index, earlier(status, before, index)));
         if index.index_failed > 0 {
             let _ = write!(out, ", {} refused", HumanCount(index.index_failed));
@@ -190,6 +229,10 @@ fn earlier<'a>(status: &Status, before: Option<&'a Status>, index: &IndexStatus)
     before.indexes.iter().find(|i| i.name == index.name).filter(|_| seconds > 0.0).map(|i| (i, seconds))
 }
 
+fn documents(index: &IndexStatus) -> String {
+    index.documents.map_or_else(|| "documents not counted".to_owned(), |n| format!("{} documents", HumanCount(n)))
+}
+
 /// Rates since an earlier look; without one the means since the shards were opened.
 fn counters(index: &IndexStatus, before: Option<(&IndexStatus, f64)>) -> String {
     let one = |name: &str, now: Counter, then: Option<Counter>| {
@@ -214,9 +257,7 @@ fn line(status: &Status, before: Option<&Status>) -> String {
     let mut parts: Vec<String> = status
         .indexes
         .iter()
-        .map(|i| {
-            format!("{}: {} documents, {}", i.name, HumanCount(i.documents), counters(i, earlier(status, before, i)))
-        })
+        .map(|i| format!("{}: {}, {}", i.name, documents(i), counters(i, earlier(status, before, i))))
         .collect();
     parts.extend(status.problems.iter().map(|p| format!("problem: {p}")));
     parts.join("; ")

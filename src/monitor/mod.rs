@@ -78,27 +78,22 @@ pub(crate) fn live(run: &mut RunFolder, every: Duration, cancel: &Cancel) -> any
     Ok(())
 }
 
-/// Shows what `look` says on the terminal, and again every so often, until a key or a signal ends it.
+/// Shows a text on the terminal, and whatever `news` puts in its place, until a key or a signal ends it.
 ///
 /// # Errors
-/// If the terminal fails, or `look` does.
+/// If the terminal fails, or `news` does.
 pub(crate) fn live_text(
-    every: Duration,
     cancel: &Cancel,
-    mut look: impl FnMut() -> anyhow::Result<String>,
+    mut news: impl FnMut() -> anyhow::Result<Option<String>>,
 ) -> anyhow::Result<()> {
     let mut terminal = Terminal::open()?;
     let mut text = String::new();
-    let mut looked: Option<Instant> = None;
     let mut drawn = (0, 0);
     while !cancel.is_cancelled() {
-        let is_due = looked.is_none_or(|at| at.elapsed() >= every);
-        if is_due {
-            text = look()?;
-            looked = Some(Instant::now());
-        }
+        let new = news()?;
         let size = terminal.size();
-        if is_due || size != drawn {
+        if new.is_some() || size != drawn {
+            text = new.unwrap_or(text);
             drawn = size;
             terminal.write(&draw_text(&text, size.0, size.1).to_terminal())?;
         }

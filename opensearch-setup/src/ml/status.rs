@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::alias;
 use super::lifecycle::ModelInfo;
 use super::looks::Pipe;
 use super::messages::{Step, explain_error};
@@ -23,11 +22,11 @@ pub struct Status {
     pub at: u64,
     /// The cluster's address.
     pub cluster_url: String,
-    /// Its release.
+    /// Its release; empty where this user may not ask.
     pub version: String,
     /// green, yellow or red; empty where this user may not ask.
     pub health: String,
-    /// The alias and the indexes behind it.
+    /// The alias and the indexes behind it, where there is one and this user may ask.
     pub alias: Option<(String, Vec<String>)>,
     /// The indexes: of every version, or the one asked for.
     pub indexes: Vec<IndexStatus>,
@@ -50,8 +49,8 @@ pub struct IndexStatus {
     pub number: Option<u32>,
     /// Whether the alias stands for it.
     pub served: bool,
-    /// Documents that a search can find.
-    pub documents: u64,
+    /// Documents that a search can find; `None` where this user may not ask.
+    pub documents: Option<u64>,
     /// Bytes of all copies.
     pub bytes: u64,
     /// Documents indexed since its shards were opened, and milliseconds spent on them.
@@ -94,7 +93,7 @@ pub struct ModelStatus {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// DEPLOYED, …; "missing" where the cluster has no such model.
+    /// DEPLOYED, …; "missing" where the cluster has no such model, "unknown" where this user may not ask.
     pub state: String,
     /// Nodes that run it.
     pub nodes: u64,
@@ -115,7 +114,7 @@ pub struct PipelineStatus {
     pub kind: &'static str,
     /// Its name.
     pub name: String,
-    /// Whether it is there.
+    /// Whether it is there; taken for there where this user may not ask.
     pub there: bool,
     /// Documents that went through it on all nodes (ingest only).
     pub processed: Counter,
@@ -170,10 +169,17 @@ fn look(
     indexes: Vec<(String, Option<u32>)>,
     mut models: Vec<String>,
 ) -> Result<Status> {
-    let version = cluster.capabilities()?.version.to_string();
     let mut problems = Vec::new();
+    let version = allowed(cluster.capabilities(), "/", &mut problems)?.map(|c| c.version.to_string());
     let behind = match alias_name {
-        Some(alias) => Some((alias.to_owned(), alias::behind(cluster, alias)?.into_keys().collect::<Vec<_>>())),
+        Some(alias) => {
+            let path = format!("/_alias/{alias}");
+            let found = allowed(cluster.find(&path), &path, &mut problems)?.map(Option::unwrap_or_default);
+            found.map(|found| {
+                let names = found.as_object().into_iter().flatten().map(|(name, _)| name.clone());
+                (alias.to_owned(), names.collect::<Vec<_>>())
+            })
+        }
         None => None,
     };
     if let Some((alias, _)) = behind.as_ref().filter(|(_, behind)| behind.is_empty()) {
@@ -184,7 +190,7 @@ fn look(
     let mut out = Status {
         at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
         cluster_url: cluster.url().to_owned(),
-        version,
+        version: version.unwrap_or_default(),
         health: health.get("status").and_then(Value::as_str).unwrap_or_default().to_owned(),
         alias: behind,
         indexes: Vec::new(),
@@ -195,9 +201,13 @@ fn look(
     };
     for (name, number) in indexes {
         let served = out.alias.as_ref().is_some_and(|(_, behind)| behind.contains(&name));
-        let Some(there) = cluster.find(&format!("/{name}"))? else {
-            out.problems.push(format!("the index `{name}` is not there"));
-            continue;
+        let path = format!("/{name}");
+        let there = match allowed(cluster.find(&path), &path, &mut out.problems)? {
+            Some(None) => {
+                out.problems.push(format!("the index `{name}` is not there"));
+                continue;
+            }
+            there => there.flatten().unwrap_or_default(),
         };
         for (kind, pipe, at) in
             [("ingest", Pipe::Ingest, "default_pipeline"), ("search", Pipe::Search, "search/default_pipeline")]
@@ -205,7 +215,7 @@ fn look(
             let pipeline = there.pointer(&format!("/{name}/settings/index/{at}")).and_then(Value::as_str);
             let Some(pipeline) = pipeline.filter(|p| *p != "_none") else { continue };
             if !out.pipelines.iter().any(|p| p.kind == kind && p.name == pipeline) {
-                let status = pipeline_of(cluster, kind, pipe, pipeline, &nodes, &mut models)?;
+                let status = pipeline_of(cluster, kind, pipe, pipeline, &nodes, &mut models, &mut out.problems)?;
                 if !status.there {
                     out.problems.push(format!("the {kind} pipeline `{pipeline}` of `{name}` is not there"));
                 }
@@ -213,7 +223,9 @@ fn look(
             }
         }
         let stats = ask(cluster, &format!("/{name}/_stats/docs,store,indexing,search"), &mut out.problems)?;
-        out.indexes.push(index_of(cluster, &name, number, served, &stats)?);
+        let path = format!("/{name}/_count");
+        let documents = allowed(index::count(cluster, &name), &path, &mut out.problems)?;
+        out.indexes.push(index_of(&name, number, served, documents, &stats));
     }
     let mut seen = Vec::new();
     for id in models {
@@ -226,34 +238,38 @@ fn look(
 }
 
 /// What a user may not ask is a problem, not the end.
-fn ask(cluster: &Cluster, path: &str, problems: &mut Vec<String>) -> Result<Value> {
-    match cluster.get(path) {
+fn allowed<T>(answer: Result<T>, path: &str, problems: &mut Vec<String>) -> Result<Option<T>> {
+    match answer {
         Err(Error::Forbidden { .. }) => {
             problems.push(format!("this user may not ask for {path}"));
-            Ok(Value::Null)
+            Ok(None)
         }
-        other => other,
+        other => other.map(Some),
     }
+}
+
+fn ask(cluster: &Cluster, path: &str, problems: &mut Vec<String>) -> Result<Value> {
+    Ok(allowed(cluster.get(path), path, problems)?.unwrap_or_default())
 }
 
 fn number(value: &Value, at: &str) -> u64 {
     value.pointer(at).and_then(Value::as_u64).unwrap_or(0)
 }
 
-fn index_of(cluster: &Cluster, name: &str, of: Option<u32>, served: bool, stats: &Value) -> Result<IndexStatus> {
+fn index_of(name: &str, of: Option<u32>, served: bool, documents: Option<u64>, stats: &Value) -> IndexStatus {
     let none = Value::Null;
     let stats = stats.get("indices").and_then(|i| i.get(name)).unwrap_or(&none);
     let counter = |count: &str, time: &str| Counter { count: number(stats, count), milliseconds: number(stats, time) };
-    Ok(IndexStatus {
+    IndexStatus {
         name: name.to_owned(),
         number: of,
         served,
-        documents: index::count(cluster, name)?,
+        documents,
         bytes: number(stats, "/total/store/size_in_bytes"),
         indexed: counter("/primaries/indexing/index_total", "/primaries/indexing/index_time_in_millis"),
         searched: counter("/total/search/query_total", "/total/search/query_time_in_millis"),
         index_failed: number(stats, "/primaries/indexing/index_failed"),
-    })
+    }
 }
 
 fn pipeline_of(
@@ -263,11 +279,13 @@ fn pipeline_of(
     name: &str,
     nodes: &Value,
     models: &mut Vec<String>,
+    problems: &mut Vec<String>,
 ) -> Result<PipelineStatus> {
-    let body = cluster.find(&pipe.path(name))?;
-    collect_models(body.as_ref().and_then(|b| b.get(name)).unwrap_or(&Value::Null), models);
-    let mut status =
-        PipelineStatus { kind, name: name.to_owned(), there: body.is_some(), processed: Counter::default(), failed: 0 };
+    let path = pipe.path(name);
+    let found = allowed(cluster.find(&path), &path, problems)?;
+    let there = found != Some(None);
+    collect_models(found.flatten().as_ref().and_then(|b| b.get(name)).unwrap_or(&Value::Null), models);
+    let mut status = PipelineStatus { kind, name: name.to_owned(), there, processed: Counter::default(), failed: 0 };
     if pipe == Pipe::Ingest {
         for node in nodes.get("nodes").and_then(Value::as_object).into_iter().flatten().map(|(_, node)| node) {
             let Some(stats) = node.pointer("/ingest/pipelines").and_then(|p| p.get(name)) else { continue };
@@ -296,21 +314,25 @@ fn collect_models(body: &Value, models: &mut Vec<String>) {
 }
 
 fn model_of(cluster: &Cluster, id: &str, problems: &mut Vec<String>) -> Result<ModelStatus> {
-    let found = cluster
-        .find(&format!("/_plugins/_ml/models/{id}"))
-        .map_err(|e| explain_error(Step::Status, &format!("model {id}"), e))?;
-    let Some(body) = found else {
-        problems.push(format!("the model {id} is not there: run `nsparse deploy` again"));
-        return Ok(ModelStatus {
-            id: id.to_owned(),
-            name: String::new(),
-            state: "missing".to_owned(),
-            nodes: 0,
-            planned: 0,
-            memory: None,
-            requests: 0,
-            latency: None,
-        });
+    let without = |state: &str| ModelStatus {
+        id: id.to_owned(),
+        name: String::new(),
+        state: state.to_owned(),
+        nodes: 0,
+        planned: 0,
+        memory: None,
+        requests: 0,
+        latency: None,
+    };
+    let path = format!("/_plugins/_ml/models/{id}");
+    let found = allowed(cluster.find(&path), &path, problems);
+    let body = match found.map_err(|e| explain_error(Step::Status, &format!("model {id}"), e))? {
+        Some(Some(body)) => body,
+        Some(None) => {
+            problems.push(format!("the model {id} is not there: run `nsparse deploy` again"));
+            return Ok(without("missing"));
+        }
+        None => return Ok(without("unknown")),
     };
     let info = ModelInfo::from_answer(&body);
     let name = body.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -321,7 +343,8 @@ fn model_of(cluster: &Cluster, id: &str, problems: &mut Vec<String>) -> Result<M
         }
         state => problems.push(format!("model `{name}` is {state}: run `nsparse deploy` again")),
     }
-    let profile = cluster.find(&format!("/_plugins/_ml/profile/models/{id}"))?.unwrap_or_default();
+    let path = format!("/_plugins/_ml/profile/models/{id}");
+    let profile = allowed(cluster.find(&path), &path, problems)?.flatten().unwrap_or_default();
     let (memory, requests, latency) = profile_of(&profile, id);
     Ok(ModelStatus {
         id: id.to_owned(),

@@ -12,6 +12,7 @@ use nsparse_core::{Pruning, SparseVector};
 use nsparse_integration_tests::cli::{Nsparse, finish, wait_until};
 use nsparse_integration_tests::node::shared;
 use nsparse_integration_tests::random_model::{Shape, write};
+use nsparse_integration_tests::standin::{Options, StandIn};
 use serde_json::{Value, json};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/retrieval");
@@ -520,4 +521,45 @@ fn the_main_job_against_a_cluster() {
         .cloned()
         .collect();
     assert_eq!(left, Vec::<String>::new());
+}
+
+/// Whoever fuses, and whatever page is asked for, there is one ranking.
+#[test]
+fn pages_of_a_hybrid_ranking_are_parts_of_one() {
+    let nsparse = with_sample("hybrid-pages");
+    nsparse.ok("export model --out package");
+    nsparse.ok("deploy package --side client --index hybrid-pages --replicas 0");
+    nsparse.ok("ingest --deployment deployment.json --model model --data hybrid-pages --journal journal");
+    // With neural-search, which is stood in for, the cluster fuses.
+    let standin = StandIn::start(Options { upstream: Some(shared().url.clone()), ..Options::default() });
+    let there = "--deployment deployment.json";
+    let ways = [
+        (format!("{there} --url {}", standin.url()), "hybrid query of the cluster"),
+        (format!("{there} --url {} --fusion minmax", standin.url()), "fused here"),
+        (there.to_owned(), "fused here"),
+        ("--engine local --data hybrid-pages".to_owned(), "ranked here"),
+    ];
+    for (way, how) in ways {
+        let ask = |from: usize, k: usize| {
+            let mut command = nsparse.command(["search", "the posting list of a term", "--method", "hybrid", "--json"]);
+            command.args(["--model", "model"]).args(way.split(' '));
+            command.args(["--from", &from.to_string(), "-k", &k.to_string()]);
+            finish(command)
+        };
+        let page = |from: usize, k: usize| {
+            let found = ask(from, k).json();
+            assert!(found["how"].as_str().unwrap().contains(how), "{way}: {}", found["how"]);
+            found["results"].as_array().unwrap().clone()
+        };
+        let whole = page(0, 200);
+        assert!(whole.len() > 60, "{way}: {}", whole.len());
+        let parts: Vec<Value> =
+            [(0, 10), (10, 10), (20, 30), (50, 150)].iter().flat_map(|&(f, k)| page(f, k)).collect();
+        assert_eq!(parts, whole, "{way}");
+        assert!(whole[0]["title"].as_str().is_some_and(|title| !title.is_empty()), "{}", whole[0]);
+        let deep = ask(995, 10);
+        assert_eq!(deep.code, Some(2), "{way}");
+        assert!(deep.stderr.contains("has 1000 documents, and 996 to 1005 are asked for"), "{}", deep.stderr);
+    }
+    nsparse.ok("undeploy deployment.json --delete-index");
 }

@@ -33,6 +33,6 @@ pub use ingest::{
     IngestOptions, IngestReport, Rejected, ingest, ingest_documents, ingest_encoded, ingest_segments, ingest_texts,
     ingest_vectors,
 };
-pub use page::{Found, Highlight, Page, Results, hybrid_request, search_page};
+pub use page::{Found, Highlight, Page, Results, hybrid_request, search_page, stored};
 pub use search::{Bm25Searcher, SparseMode, SparseSearcher, TermScore, bm25_query};
 pub use two_phase::TwoPhase;

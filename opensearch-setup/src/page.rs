@@ -1,7 +1,9 @@
 //! One search as a person asks it: a page of documents with what is stored of them, filtered, with the matching words
 //! marked; and a hybrid of several queries.
 
-use nsparse_core::Weight;
+use std::collections::HashMap;
+
+use nsparse_core::{Hit, Weight};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -21,6 +23,8 @@ pub struct Page {
     pub filters: Vec<Value>,
     /// The text whose words are marked in titles and texts, as BM25 would match them.
     pub highlight: Option<Highlight>,
+    /// Whether ids and scores are enough: what is stored of a part of them is asked for by [`stored`].
+    pub bare: bool,
 }
 
 /// What is marked, and how.
@@ -78,7 +82,7 @@ pub fn search_page(cluster: &Cluster, index: &str, request: Value, page: &Page, 
     if page.from > 0 {
         body["from"] = page.from.into();
     }
-    body["_source"] = json!({ "excludes": [fields.vector] });
+    body["_source"] = if page.bare { false.into() } else { json!({ "excludes": [fields.vector] }) };
     if let Some(highlight) = &page.highlight {
         body["highlight"] = json!({
             "fields": { fields.title.as_str(): { "number_of_fragments": 0 }, fields.text.as_str(): { "number_of_fragments": 2 } },
@@ -100,6 +104,28 @@ pub fn search_page(cluster: &Cluster, index: &str, request: Value, page: &Page, 
         is_exact: answer.pointer("/hits/total/relation").and_then(Value::as_str) == Some("eq"),
         hits: found.collect(),
     })
+}
+
+/// What is stored of documents found before, with their scores, in their order; those that are gone meanwhile are left out.
+///
+/// # Errors
+/// As [`search_page`].
+pub fn stored(
+    cluster: &Cluster,
+    index: &str,
+    hits: &[Hit],
+    highlight: Option<Highlight>,
+    fields: &Fields,
+) -> Result<Vec<Found>> {
+    if hits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<&str> = hits.iter().map(|hit| hit.id.as_str()).collect();
+    let request = json!({ "query": { "ids": { "values": ids } } });
+    let page = Page { size: hits.len(), highlight, ..Page::default() };
+    let found = search_page(cluster, index, request, &page, fields)?.hits;
+    let mut by_id: HashMap<String, Found> = found.into_iter().map(|found| (found.id.clone(), found)).collect();
+    Ok(hits.iter().filter_map(|hit| Some(Found { score: hit.score, ..by_id.remove(&hit.id)? })).collect())
 }
 
 /// Puts filters beside a body's query, or beside each query of a hybrid one.

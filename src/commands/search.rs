@@ -9,11 +9,10 @@ use nsparse_core::{DocumentTemplate, Hit, SearchQuery, SparseVector};
 use nsparse_encoder::Device;
 use nsparse_opensearch::ml::{Deployment, Fields, lifecycle};
 use nsparse_opensearch::{
-    Cluster, Found, Highlight, Page, Results, SparseMode, SparseSearcher, TermScore, bm25_query, hybrid_request,
-    search_page, segments,
+    Cluster, Highlight, Page, Results, SparseMode, SparseSearcher, TermScore, bm25_query, hybrid_request, search_page,
+    segments, stored,
 };
 use nsparse_retrieval::Fusion;
-use nsparse_retrieval::fusion::LEAST_DEPTH;
 use serde_json::{Value, json};
 
 use crate::ExitStatus;
@@ -22,9 +21,12 @@ use crate::failure::usage;
 use crate::printer::Printer;
 use crate::queries::Queries;
 use crate::ranking::{self, ANALYZER, Plan, Vectors};
-use crate::searching::FusionKind;
 use crate::settings;
 use crate::shown::{Shown, Term, terms};
+
+/// How deep the rankings go that a hybrid one is made of. A document's place depends on it, by the least score of each
+/// ranking or by how many stand in both, so it is the same for all pages.
+const HYBRID_DEPTH: usize = 1000;
 
 /// A page, and how it was found.
 struct Answer {
@@ -39,6 +41,13 @@ pub(crate) fn run(args: &SearchArgs, printer: &Printer) -> anyhow::Result<ExitSt
         return Err(usage(
             "BM25's scores are not told apart by terms here",
             "use --method sparse or hybrid with --explain",
+        ));
+    }
+    let last = args.from + args.k;
+    if args.method == Method::Hybrid && last > HYBRID_DEPTH {
+        return Err(usage(
+            format!("A hybrid ranking has {HYBRID_DEPTH} documents, and {} to {last} are asked for", args.from + 1),
+            "narrow the search with --filter, or page through --method sparse",
         ));
     }
     let answer = match args.engine {
@@ -81,9 +90,10 @@ fn local(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {
     let query = Query { id: "query".to_owned(), text: args.query.clone() };
     let mut queries = ranking::search_queries(&[query], vectors.as_ref().map(|v| &v.queries))?;
     args.how.prune(&mut queries);
-    let hits = searcher.search(&queries, args.from + args.k)?.pop().unwrap_or_default();
+    let depth = if args.method == Method::Hybrid { HYBRID_DEPTH } else { args.from + args.k };
+    let hits = searcher.search(&queries, depth)?.pop().unwrap_or_default();
     let mut shown = Vec::new();
-    for (i, hit) in hits.into_iter().enumerate().skip(args.from) {
+    for (i, hit) in hits.into_iter().enumerate().skip(args.from).take(args.k) {
         let place = documents.iter().position(|d| d.id == hit.id);
         let document = place.map(|p| documents[p].clone()).unwrap_or_default();
         let terms = match (&args.explain, &vectors, place) {
@@ -172,7 +182,7 @@ fn in_cluster(args: &SearchArgs, printer: &Printer) -> anyhow::Result<Answer> {
         };
         Highlight { text: args.query.clone(), before: before.to_owned(), after: after.to_owned() }
     });
-    let page = Page { from: args.from, size: args.k, filters: args.filter.clone(), highlight };
+    let page = Page { from: args.from, size: args.k, filters: args.filter.clone(), highlight, bare: false };
     let bm25 = bm25_query(&args.query, &fields);
     let (found, how) = match &sparse {
         None => (search_page(&cluster, &index, json!({ "query": bm25 }), &page, &fields)?, "bm25".to_owned()),
@@ -229,7 +239,7 @@ fn renamed(highlight: Value, fields: &Fields) -> Value {
     Value::Object(parts.into_iter().map(|(field, parts)| (name(field), parts)).collect())
 }
 
-/// BM25 and sparse together: by the cluster where it can, else two searches fused here.
+/// BM25 and sparse together: by the cluster where it can, else two searches fused here. All pages are parts of one ranking.
 fn hybrid(
     args: &SearchArgs,
     cluster: &Cluster,
@@ -240,32 +250,28 @@ fn hybrid(
     fields: &Fields,
 ) -> anyhow::Result<(Results, String)> {
     let weights = args.how.weights;
-    let there = cluster.capabilities()?.neural_search;
-    // Deeper pages of a hybrid query exist from 2.19 alone, and a second phase would stand in the same place.
-    let by_cluster = there && args.from == 0 && args.how.two_phase.is_none();
-    if by_cluster && args.how.fusion != Some(FusionKind::Rrf) {
-        let clause = sparse.clause()?;
-        let request = hybrid_request(&[(bm25, weights[0]), (clause, weights[1])]);
-        let found = search_page(cluster, index, request, page, fields)?;
-        return Ok((found, format!("hybrid query of the cluster: bm25 and {}", sparse.how)));
-    }
-    let depth = (args.from + args.k).max(LEAST_DEPTH);
-    let whole = Page { from: 0, size: depth, ..page.clone() };
-    let lists = [
-        search_page(cluster, index, json!({ "query": bm25 }), &whole, fields)?,
-        search_page(cluster, index, sparse.request(depth)?, &whole, fields)?,
-    ];
-    let fusion = args.how.fusion.map_or(Fusion::ReciprocalRank, Fusion::from);
-    let ranked: Vec<Vec<Hit>> =
-        lists.iter().map(|list| list.hits.iter().map(|f| Hit { id: f.id.clone(), score: f.score }).collect()).collect();
-    let fused = fusion.fuse(&ranked, &weights);
-    let total = fused.len() as u64;
-    let is_exact = lists.iter().all(|list| list.is_exact && list.total <= depth as u64);
-    let mut by_id: std::collections::HashMap<String, Found> =
-        lists.into_iter().rev().flat_map(|list| list.hits).map(|found| (found.id.clone(), found)).collect();
-    let hits = fused.into_iter().skip(args.from).take(args.k);
-    let hits = hits.filter_map(|hit| Some(Found { score: hit.score, ..by_id.remove(&hit.id)? })).collect();
-    Ok((Results { total, is_exact, hits }, format!("bm25 and {}, fused here", sparse.how)))
+    let whole = Page { size: HYBRID_DEPTH, filters: page.filters.clone(), bare: true, ..Page::default() };
+    let ranking = |request: Value| -> anyhow::Result<(Vec<Hit>, u64, bool)> {
+        let found = search_page(cluster, index, request, &whole, fields)?;
+        let hits = found.hits.into_iter().map(|f| Hit { id: f.id, score: f.score }).collect();
+        Ok((hits, found.total, found.is_exact))
+    };
+    // A second phase would stand in the place of the pipeline that normalises.
+    let by_cluster = args.how.fusion.is_none() && args.how.two_phase.is_none() && cluster.capabilities()?.neural_search;
+    let (ranked, total, is_exact, how) = if by_cluster {
+        let (hits, total, is_exact) = ranking(hybrid_request(&[(bm25, weights[0]), (sparse.clause()?, weights[1])]))?;
+        (hits, total, is_exact, format!("hybrid query of the cluster: bm25 and {}", sparse.how))
+    } else {
+        let lists = [ranking(json!({ "query": bm25 }))?, ranking(sparse.request(HYBRID_DEPTH)?)?];
+        let is_exact = lists.iter().all(|(hits, total, is_exact)| *is_exact && *total <= hits.len() as u64);
+        let fusion = args.how.fusion.map_or(Fusion::ReciprocalRank, Fusion::from);
+        let hits = fusion.fuse(&lists.map(|(hits, ..)| hits), &weights);
+        let total = hits.len() as u64;
+        (hits, total, is_exact, format!("bm25 and {}, fused here", sparse.how))
+    };
+    let hits: Vec<Hit> = ranked.into_iter().skip(page.from).take(page.size).collect();
+    let hits = stored(cluster, index, &hits, page.highlight.clone(), fields)?;
+    Ok((Results { total, is_exact, hits }, how))
 }
 
 impl Sparse {

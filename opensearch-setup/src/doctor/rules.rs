@@ -254,17 +254,23 @@ fn threshold(
 }
 
 fn blocks(settings: &Settings) -> Vec<Finding> {
-    ["cluster.blocks.read_only", "cluster.blocks.read_only_allow_delete"]
-        .into_iter()
-        .filter_map(|name| {
-            let setting = settings.get(name).filter(|s| s.value == "true")?;
-            Some(
-                about(name, &setting)
-                    .bad(Level::Problem, "the whole cluster is read-only: nothing can be made or indexed", BY_FIX)
-                    .with(Some(settings.change(name, Value::Null))),
-            )
-        })
-        .collect()
+    let read_only = "the whole cluster is read-only: nothing can be made or indexed";
+    [
+        ("cluster.blocks.read_only", read_only, BY_FIX),
+        ("cluster.blocks.read_only_allow_delete", read_only, BY_FIX),
+        (
+            "cluster.blocks.create_index",
+            "no index can be made: `nsparse deploy` and `nsparse reencode` would fail",
+            "the cluster sets it once every node's disk is beyond the high watermark, and lifts it when one is not: free \
+             space or add a node; where disks have room, nsparse doctor --fix lifts it",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, meaning, mend)| {
+        let setting = settings.get(name).filter(|s| s.value == "true")?;
+        Some(about(name, &setting).bad(Level::Problem, meaning, mend).with(Some(settings.change(name, Value::Null))))
+    })
+    .collect()
 }
 
 fn disk(settings: &Settings, nodes: &[NodeStats]) -> Vec<Finding> {

@@ -165,3 +165,21 @@ fn this_machine_is_seen() {
         assert!(found.iter().any(|f| f.subject == subject && !f.value.is_empty()), "{subject}: {found:#?}");
     }
 }
+
+#[test]
+fn blocks_of_the_whole_cluster_are_lifted() {
+    let names = ["cluster.blocks.read_only", "cluster.blocks.read_only_allow_delete", "cluster.blocks.create_index"];
+    let bare = json!([]);
+    for name in names {
+        let of = |value: &str| {
+            let mut answers = answers(json!({"persistent": {name: value}}), &node(&ALL));
+            answers.plugins = Some(bare.clone());
+            judge(&capabilities(&bare), &answers)
+        };
+        assert!(!fails(&of("false")), "{name}");
+        let found = of("true");
+        assert_eq!(subjects(&found, Level::Problem), [name]);
+        let changes = fix::changes(&found);
+        assert_eq!(fix::body(&changes, |c| c.new.clone()), json!({"persistent": {name: null}}));
+    }
+}

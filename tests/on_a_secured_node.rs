@@ -11,7 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nsparse_integration_tests::cli::Nsparse;
 use nsparse_integration_tests::random_model::{Shape, write};
 use nsparse_integration_tests::secrets::Planted;
-use nsparse_integration_tests::secured::{INDEXER, INDEXER_PASSWORD, READER, READER_PASSWORD, shared};
+use nsparse_integration_tests::secured::{
+    DEPLOYER, DEPLOYER_PASSWORD, INDEXER, INDEXER_PASSWORD, READER, READER_PASSWORD, shared,
+};
 use serde_json::{Value, json};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/samples/retrieval");
@@ -62,6 +64,25 @@ fn everything_works_over_tls_with_a_user() {
     assert!(!found["results"].as_array().unwrap().is_empty(), "{found}");
     nsparse.ok("undeploy d.json --delete-index");
     assert!(shared().cluster.find("/secured-articles").unwrap().is_none());
+}
+
+/// The rights that docs/operations.md lists are enough.
+#[test]
+fn the_rights_listed_are_enough_for_a_version_and_the_next() {
+    let _turn = turn();
+    let nsparse = with_profile(&user(DEPLOYER, DEPLOYER_PASSWORD));
+    nsparse.ok("deploy package --alias listed --deployment d.json");
+    nsparse.ok("ingest --deployment d.json --model model --data set");
+    nsparse.ok("switch d.json");
+    nsparse.ok("status d.json");
+    let found = nsparse.json("search shard --index listed --model model");
+    assert!(!found["results"].as_array().unwrap().is_empty(), "{found}");
+    nsparse.ok("reencode --index listed --to listed-anew --model model");
+    nsparse.ok("undeploy d.json --delete-index");
+    shared().cluster.delete("/listed-anew").unwrap();
+    // Elsewhere it may do nothing.
+    let shown = refused(&nsparse, "deploy package --index other-index --deployment e.json", 2);
+    assert!(shown.contains("no permissions for ["), "{shown}");
 }
 
 #[test]

@@ -32,6 +32,11 @@ pub const READER: &str = "reader";
 /// Its password.
 pub const READER_PASSWORD: &str = "Planted-Qb66 word/4712";
 
+/// Who may do what docs/operations.md lists for deploying and ingesting without models, on indexes `listed*`.
+pub const DEPLOYER: &str = "deployer";
+/// Its password.
+pub const DEPLOYER_PASSWORD: &str = "Planted-Rc77 word/4713";
+
 /// The node, and what belongs to its users.
 #[derive(Debug)]
 pub struct SecuredNode {
@@ -213,11 +218,21 @@ fn configure(home: &Path, folder: &Path, port: u16) -> Outcome<()> {
     Ok(())
 }
 
-/// Users, the read-only role, and who has which; each request is repeated until the plugin has read its configuration.
+/// Users, their roles, and who has which; each request is repeated until the plugin has read its configuration.
 fn users(admin: &Cluster, child: &mut Child, log: &Path) -> Outcome<()> {
     let reads = json!({"cluster_permissions": ["cluster:monitor/main"],
                        "index_permissions": [{"index_patterns": ["*"], "allowed_actions": ["read"]}]});
+    let deploys = json!({
+        "cluster_permissions": ["cluster:monitor/*", "cluster:admin/ingest/pipeline/*", "cluster:admin/search/pipeline/*",
+                                "indices:data/write/bulk", "indices:data/read/*"],
+        "index_permissions": [{"index_patterns": ["listed*"],
+                               "allowed_actions": ["indices:admin/*", "indices:monitor/*", "indices:data/*"]},
+                              {"index_patterns": ["*"], "allowed_actions": ["indices:admin/aliases/get"]}]
+    });
     for (path, body) in [
+        ("internalusers/deployer", json!({"password": DEPLOYER_PASSWORD})),
+        ("roles/deployer", deploys),
+        ("rolesmapping/deployer", json!({"users": [DEPLOYER]})),
         ("internalusers/indexer", json!({"password": INDEXER_PASSWORD, "backend_roles": ["admin"]})),
         ("internalusers/reader", json!({"password": READER_PASSWORD})),
         ("roles/reader", reads),

@@ -16,7 +16,7 @@ use nsparse_opensearch::ingest::documents::{Block, Documents, Next};
 use nsparse_opensearch::ingest::ready::Members;
 use nsparse_opensearch::ingest::{Action, Loading, Way, delete_documents, ingest_documents, restore_settings};
 use nsparse_opensearch::ml::Fields;
-use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like};
+use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like, stored_bytes};
 use nsparse_opensearch::{Cluster, ClusterConfig, IngestOptions, IngestReport, Result, RetryPolicy, source};
 use serde_json::{Value, json};
 
@@ -438,6 +438,9 @@ fn an_index_of_several_shards_is_read_whole() {
         assert!(block.entries().iter().all(|e| !block.json(e).windows(9).any(|w| w == b"embedding")));
     }
     assert_eq!(count, DOCUMENTS);
+    let bytes = stored_bytes(&shared().cluster, "many").unwrap();
+    assert!((10_000..10_000_000).contains(&bytes), "{bytes}");
+    assert_eq!(stored_bytes(&shared().cluster, "no-such-index"), None);
 }
 
 #[test]

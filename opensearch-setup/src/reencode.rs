@@ -98,6 +98,12 @@ fn routed(what: &str) -> Error {
     )
 }
 
+/// Bytes of an index on the cluster's disks, its copies included; `None` where the user may not ask.
+pub fn stored_bytes(cluster: &Cluster, index: &str) -> Option<u64> {
+    let answer = cluster.get(&format!("/{index}/_stats/store?filter_path=_all.total.store.size_in_bytes")).ok()?;
+    answer.pointer("/_all/total/store/size_in_bytes")?.as_u64()
+}
+
 fn body_like(old: &Value, name: &str, fields: &Fields, differs: &NewIndex) -> Value {
     let mut settings = old.pointer("/settings/index").and_then(Value::as_object).cloned().unwrap_or_default();
     settings.retain(|key, _| !OWN_SETTINGS.contains(&key.as_str()));

@@ -4,7 +4,7 @@ use nsparse_core::DocumentTemplate;
 use nsparse_opensearch::index;
 use nsparse_opensearch::ingest::{Encoding, Way, ingest_documents};
 use nsparse_opensearch::ml::Fields;
-use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like};
+use nsparse_opensearch::reencode::{IndexDocuments, NewIndex, make_like, stored_bytes};
 
 use crate::ExitStatus;
 use crate::cli::SegmentLayout;
@@ -55,6 +55,7 @@ pub(crate) fn run(args: &ReencodeArgs, printer: &Printer) -> anyhow::Result<Exit
         options.job = format!("{} {pruning}", options.job);
     }
     options.fields = fields;
+    options.expected_bytes = stored_bytes(&cluster, &args.index);
     let cancel = settings::cancel_on_signal();
     let started = std::time::Instant::now();
     let way = Way::Encode(Encoding {

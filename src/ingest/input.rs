@@ -99,9 +99,17 @@ fn no_lines(path: &Path) -> anyhow::Error {
     )
 }
 
-/// The size of a file; `None` for standard input.
+/// How much more documents are than their compressed file, about: gzip and zstd make a third to a quarter of BEIR's corpora.
+const COMPRESSED: u64 = 4;
+
+/// Bytes of the documents in a file, about; `None` for standard input and what cannot be read.
 pub(crate) fn bytes(path: &Path) -> Option<u64> {
-    (!is_stdin(path)).then(|| std::fs::metadata(path).ok().map(|m| m.len())).flatten()
+    if is_stdin(path) {
+        return None;
+    }
+    let (_, form) = look(path).ok()?;
+    let size = std::fs::metadata(path).ok()?.len();
+    Some(if form == Form::Plain { size } else { size * COMPRESSED })
 }
 
 /// Ids, one a line; a line that is a JSON object has its id in the field named.
@@ -157,9 +165,12 @@ mod tests {
             assert_eq!(read, text, "{name}");
             let ids: Vec<String> = ids(&path, "_id").unwrap().map(Result::unwrap).collect();
             assert_eq!(ids, ["a", "plain", "7"], "{name}");
+            let size = std::fs::metadata(&path).unwrap().len();
+            assert_eq!(super::bytes(&path), Some(if name == "plain.gz" { size } else { 4 * size }), "{name}");
         }
         let error = ids(&path("wrong", b"{\"id\":1}\n"), "_id").unwrap().next().unwrap().unwrap_err().to_string();
         assert!(error.contains("no field `_id`"), "{error}");
         assert!(open(&path("p", b"PAR1....")).is_err());
+        assert_eq!((bytes(Path::new("-")), bytes(&folder.path().join("none"))), (None, None));
     }
 }

@@ -96,11 +96,68 @@ fn killed_at_twenty_random_points() {
     assert_eq!((&report["indexed"], &report["requests"]), (&json!(0), &json!(0)));
 }
 
+/// The documents of [`ready`] as Parquet, their vectors as maps.
+#[cfg(feature = "parquet")]
+fn write_parquet(path: &Path, text: &str) {
+    use parquet::column::writer::ColumnWriter;
+    use parquet::data_type::ByteArray;
+
+    let documents: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let strings = |name: &str| -> Vec<ByteArray> {
+        documents.iter().map(|d| ByteArray::from(d[name].as_str().unwrap().as_bytes().to_vec())).collect()
+    };
+    let vectors = || documents.iter().map(|d| d["embedding"].as_object().unwrap());
+    let entries = vectors().map(serde_json::Map::len).sum();
+    let (defined, mut repeated) = (vec![1; entries], Vec::new());
+    for vector in vectors() {
+        repeated.extend((0..vector.len()).map(|i| i16::from(i > 0)));
+    }
+    let schema = "message doc {
+        REQUIRED BYTE_ARRAY _id (UTF8); REQUIRED BYTE_ARRAY title (UTF8); REQUIRED INT64 n;
+        REQUIRED group embedding (MAP) {
+            REPEATED group key_value { REQUIRED BYTE_ARRAY key (UTF8); REQUIRED FLOAT value; }
+        }
+    }";
+    let schema = std::sync::Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(file, schema, std::sync::Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut number = 0;
+    while let Some(mut column) = group.next_column().unwrap() {
+        match (number, column.untyped()) {
+            (0, ColumnWriter::ByteArrayColumnWriter(w)) => w.write_batch(&strings("_id"), None, None),
+            (1, ColumnWriter::ByteArrayColumnWriter(w)) => w.write_batch(&strings("title"), None, None),
+            (2, ColumnWriter::Int64ColumnWriter(w)) => {
+                let numbers: Vec<i64> = documents.iter().map(|d| d["n"].as_i64().unwrap()).collect();
+                w.write_batch(&numbers, None, None)
+            }
+            (3, ColumnWriter::ByteArrayColumnWriter(w)) => {
+                let tokens: Vec<ByteArray> =
+                    vectors().flat_map(|v| v.keys().map(|t| ByteArray::from(t.as_bytes().to_vec()))).collect();
+                w.write_batch(&tokens, Some(&defined), Some(&repeated))
+            }
+            (4, ColumnWriter::FloatColumnWriter(w)) => {
+                let weights: Vec<f32> =
+                    vectors().flat_map(|v| v.values().map(|w| w.as_f64().unwrap() as f32)).collect();
+                w.write_batch(&weights, Some(&defined), Some(&repeated))
+            }
+            _ => unreachable!("the schema has no other columns"),
+        }
+        .unwrap();
+        column.close().unwrap();
+        number += 1;
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
 #[test]
 fn every_kind_of_input_gives_the_same_index() {
     let nsparse = program();
     let cluster = &shared().cluster;
     let text = ready(500);
+    #[cfg(feature = "parquet")]
+    write_parquet(&nsparse.path("docs.parquet"), &text);
     nsparse.write("docs.jsonl", &text);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(text.as_bytes()).unwrap();
@@ -114,6 +171,8 @@ fn every_kind_of_input_gives_the_same_index() {
         ("in-zstd", "\"$@\" docs.jsonl.zst --workers 3"),
         ("in-pipe", "cat docs.jsonl | \"$@\" -"),
         ("in-pipe-zstd", "cat docs.jsonl.zst | \"$@\" - --in-flight 1"),
+        #[cfg(feature = "parquet")]
+        ("in-parquet", "\"$@\" docs.parquet"),
     ] {
         own_index(cluster, name);
         let mut command = nsparse.through_shell(script, &["ingest", "--index", name, "--ready", "--json"]);
@@ -257,7 +316,10 @@ fn a_change_of_any_field_of_the_template_is_refused() {
         assert!(reason.starts_with(&format!("it changes `{field}` and not `embedding`")), "{reason}");
     }
     let document = everything(&shared().cluster, "of-template").remove("a").unwrap();
-    assert_eq!((&document["year"], &document["title"], &document["url"]), (&json!(2), &json!("other"), &json!("search")));
+    assert_eq!(
+        (&document["year"], &document["title"], &document["url"]),
+        (&json!(2), &json!("other"), &json!("search"))
+    );
     nsparse.ok("undeploy deployment.json --delete-index");
 }
 

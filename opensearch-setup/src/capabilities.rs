@@ -54,6 +54,8 @@ pub struct Capabilities {
     pub cluster_name: String,
     /// Plugins on any node, by component name, sorted.
     pub plugins: Vec<String>,
+    /// Whether the user may list them; if not, none are taken to be there.
+    pub plugins_known: bool,
     /// Whose service it is, where it is managed: such ones take no uploaded models.
     pub managed: Option<Managed>,
     /// Whether models can be registered and deployed: `opensearch-ml` is installed, and it is no managed service.
@@ -169,6 +171,7 @@ impl Capabilities {
             distribution: "opensearch".to_owned(),
             cluster_name: Managed::AmazonServerless.name().to_owned(),
             plugins: Vec::new(),
+            plugins_known: true,
             managed: Some(Managed::AmazonServerless),
             ml_commons: false,
             neural_search: false,
@@ -195,15 +198,17 @@ impl Capabilities {
         }
         let root = cluster.get("/")?;
         let plugins = match cluster.get("/_cat/plugins?format=json&h=component") {
-            Ok(list) => list,
+            Ok(list) => Some(list),
             // A user without the cat permission can still index and search.
             Err(Error::Forbidden { .. }) => {
                 tracing::warn!("this user may not list plugins; taking it that there are none");
-                Value::Array(Vec::new())
+                None
             }
             Err(e) => return Err(e),
         };
-        Self::from_answers(cluster.url(), &root, &plugins, managed)
+        let plugins_known = plugins.is_some();
+        let found = Self::from_answers(cluster.url(), &root, &plugins.unwrap_or_default(), managed)?;
+        Ok(Self { plugins_known, ..found })
     }
 
     /// From the bodies of `GET /` and `GET /_cat/plugins?format=json`.
@@ -258,6 +263,7 @@ impl Capabilities {
             sparse_ann: neural_search && version.at_least(3, 3),
             security: has("opensearch-security"),
             plugins: names,
+            plugins_known: true,
         })
     }
 }

@@ -19,7 +19,7 @@ const PROBE_ANSWERS: u32 = 3;
 /// The share of the newest answer in what answers take of late.
 const RECENT: f64 = 0.25;
 /// This long after one probe the next begins.
-const PROBE_EVERY: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_mins(1);
 /// Fewer waiting requests than this: one more may go out.
 const QUEUE_LOW: f64 = 1.0;
 /// More waiting requests than this: one fewer.

@@ -216,6 +216,12 @@ fn resolve(options: &DeployOptions, capabilities: &Capabilities, notes: &mut Vec
     .collect();
     match side {
         Side::Client => Ok(Side::Client),
+        // What is there would be passed over in silence, and applications would have to encode queries themselves.
+        _ if !capabilities.plugins_known => Err(Error::usage(
+            "This user may not list the cluster's plugins, so it is not known whether it can run models",
+            "give the user `cluster:monitor/state` and `cluster:monitor/nodes/info`; or, where documents and queries are to \
+             be encoded by nsparse, deploy with `--side client`",
+        )),
         Side::Cluster if is_nested => Err(Error::usage(
             "The cluster's encoder makes one vector a document, not one a segment",
             "deploy nested segments with `--side query` or `client`: documents are then encoded by `nsparse ingest`",
@@ -298,4 +304,29 @@ fn another_version(
             options.index
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_is_not_taken_for_missing() {
+        let root = json!({ "version": { "distribution": "opensearch", "number": "2.16.0" } });
+        let known = Capabilities::from_answers("u", &root, &json!([]), None).unwrap();
+        let unknown = Capabilities { plugins_known: false, ..known.clone() };
+        let of = |side, capabilities: &Capabilities| {
+            let mut notes = Vec::new();
+            let found = resolve(&DeployOptions { side, ..DeployOptions::new("a") }, capabilities, &mut notes);
+            found.map(|side| (side, notes.len())).map_err(|e| e.to_string())
+        };
+        assert_eq!(of(Side::Auto, &known), Ok((Side::Client, 1)));
+        for side in [Side::Auto, Side::Cluster, Side::Query] {
+            let refused = of(side, &unknown).unwrap_err();
+            assert!(refused.contains("may not list the cluster's plugins"), "{refused}");
+        }
+        assert_eq!(of(Side::Client, &unknown), Ok((Side::Client, 0)));
+    }
 }

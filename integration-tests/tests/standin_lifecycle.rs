@@ -12,7 +12,7 @@ use nsparse_integration_tests::random_model::{Shape, write};
 use nsparse_integration_tests::standin::{Contents, EncodeText, Options, StandIn, Strike, encode_with};
 use nsparse_opensearch::ml::{
     DeployOptions, Deployed, Deployment, Made, PackageFiles, Poll, Side, UndeployOptions, UndeployReport, deploy,
-    lifecycle, register, undeploy, undeploy_file,
+    lifecycle, our_models, register, undeploy, undeploy_file,
 };
 use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method, RetryPolicy};
 use serde_json::json;
@@ -273,6 +273,63 @@ fn what_others_made_is_used_but_not_taken_back() {
     let changed = DeployOptions { index: "theirs".to_owned(), side: Side::Client, ..options() };
     let error = fixture.deploy(&cluster, &changed).unwrap_err();
     assert!(error.to_string().contains("no rank_features field"), "{error}");
+}
+
+#[test]
+fn models_that_another_deployment_uses_stay() {
+    let fixture = Fixture::new();
+    let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
+    let cluster = cluster(&standin);
+    let file = |name: &str| fixture.folder.path().join(format!("{name}.json"));
+    let of = |name: &str| DeployOptions {
+        poll: fast(),
+        chunk_bytes: 20_000,
+        file: Some(file(name)),
+        ..DeployOptions::new(name)
+    };
+    let first = fixture.deploy(&cluster, &of("a")).unwrap();
+    let second = fixture.deploy(&cluster, &of("b")).unwrap();
+    assert_eq!(second.model_ids(), first.model_ids());
+    let document = json!({ "title": "the search engine", "text": "w1 w2 w3 index model" });
+    cluster.request(Method::Put, "/b/_doc/1", Body::Json(document)).unwrap();
+
+    let report = undeploy_file(&cluster, &file("a"), &all(fast())).unwrap();
+    assert!(report.failed.is_empty() && report.gone.is_empty(), "{report:?}");
+    // Both models, and their group.
+    assert_eq!((report.removed.len(), report.kept.len()), (3, 3), "{report:?}");
+    assert!(report.kept[0].contains("model `tiny-document`"), "{report:?}");
+    assert!(report.kept[0].contains("ingest pipeline `b-ingest` uses it"), "{report:?}");
+    assert!(report.kept[1].contains("search pipeline `b-search` uses it"), "{report:?}");
+    assert!(report.kept[2].contains("2 models that stay are in group `nsparse-a`"), "{report:?}");
+    assert!(!file("a").exists());
+    let query = json!({ "query": { "neural_sparse": { "embedding": { "query_text": "the search engine w1 w2 w3 index model" } } } });
+    let answer = cluster.post("/b/_search", query).unwrap();
+    assert_eq!(answer.pointer("/hits/total/value"), Some(&json!(1)), "{answer}");
+    cluster.request(Method::Put, "/b/_doc/2", Body::Json(json!({ "text": "engine" }))).unwrap();
+
+    // The last user gone, they are found as unused.
+    let delete = UndeployOptions { delete_index: true, ..all(fast()) };
+    undeploy_file(&cluster, &file("b"), &delete).unwrap();
+    let models = our_models(&cluster, &[], true, 0).unwrap();
+    assert_eq!(models.len(), 2, "{models:?}");
+    assert!(models.iter().all(|m| m.used_by.is_empty()), "{models:?}");
+}
+
+#[test]
+fn a_model_that_was_started_for_two_is_not_stopped_for_one() {
+    let fixture = Fixture::new();
+    let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
+    let cluster = cluster(&standin);
+    let file = fixture.folder.path().join("b.json");
+    let first = fixture.deploy(&cluster, &options()).unwrap();
+    let model = first.query_model.unwrap().model();
+    lifecycle::undeploy(&cluster, &model).unwrap();
+    let second = DeployOptions { poll: fast(), file: Some(file.clone()), ..DeployOptions::new("b") };
+    let second = fixture.deploy(&cluster, &second).unwrap();
+    assert!(second.made.iter().any(|m| matches!(m, Made::Running { .. })), "{:?}", second.made);
+    let report = undeploy_file(&cluster, &file, &all(fast())).unwrap();
+    assert!(report.kept.iter().any(|k| k.contains("search pipeline `tiny-search` uses it")), "{report:?}");
+    assert_eq!(lifecycle::info(&cluster, &model).unwrap().state, "DEPLOYED");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::looks::Pipe;
 use super::messages::{Step, explain_error};
 use super::plan;
 use super::poll::Poll;
+use super::prune::References;
 use super::record::{self, Deployment, Made};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
@@ -42,8 +43,9 @@ pub struct UndeployReport {
     pub left: Vec<Made>,
 }
 
-/// Takes back exactly what the deployment has made. Doing it twice, or after somebody deleted parts by hand, is
-/// no error. One thing that cannot be taken back does not stop the others.
+/// Takes back exactly what the deployment has made, but for models that a pipeline or an index of others names by now:
+/// these stay. Doing it twice, or after somebody deleted parts by hand, is no error. One thing that cannot be taken back
+/// does not stop the others.
 ///
 /// # Errors
 /// Before anything is touched: if this is another cluster, or the version asked for is served, or an index has documents
@@ -59,6 +61,9 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
     }
     let hashes: Vec<String> = deployment.versions().iter().flat_map(|v| v.package.values().cloned()).collect();
     let mut report = UndeployReport::default();
+    // What names a model and is ours to take back does not keep it.
+    let mut ours: Vec<String> = everything.iter().map(Made::to_string).collect();
+    let mut references = None;
     for made in everything.iter().rev() {
         let subject = made.to_string();
         if let (Made::Index { name, .. }, true) = (made, options.keep_index) {
@@ -69,10 +74,21 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
             report.left.push(made.clone());
             continue;
         }
-        match take_back(cluster, made, &deployment.name, &hashes, &options.poll) {
+        let taken = match user_of(cluster, made, &ours, &mut references) {
+            Ok(Some(user)) => {
+                Ok(Taken::Kept(format!("{user} uses it; once nothing does, `nsparse prune-models --running` finds it")))
+            }
+            Ok(None) => take_back(cluster, made, &deployment.name, &hashes, &options.poll),
+            Err(e) => Err(e),
+        };
+        match taken {
             Ok(Taken::Removed) => report.removed.push(subject),
             Ok(Taken::Gone) => report.gone.push(subject),
-            Ok(Taken::Kept(why)) => report.kept.push(format!("{subject}: {why}")),
+            Ok(Taken::Kept(why)) => {
+                // Somebody else's by now, under the same name.
+                ours.retain(|name| *name != subject);
+                report.kept.push(format!("{subject}: {why}"));
+            }
             Err(e) => {
                 report.failed.push(format!("{subject}: {e}"));
                 report.left.push(made.clone());
@@ -149,6 +165,22 @@ fn of_version(cluster: &Cluster, deployment: &Deployment, number: u32) -> Result
     Ok(version.made.iter().filter(|made| !is_used(made)).cloned().collect())
 }
 
+/// What else in the cluster names a model that would be taken back or stopped; looked up once, at the first model, when
+/// indexes and pipelines of ours are gone.
+fn user_of(
+    cluster: &Cluster,
+    made: &Made,
+    ours: &[String],
+    references: &mut Option<References>,
+) -> Result<Option<String>> {
+    let (Made::Model { id, .. } | Made::Running { id, .. }) = made else { return Ok(None) };
+    let known = match references {
+        Some(known) => known,
+        None => references.insert(References::ask(cluster)?),
+    };
+    Ok(known.to(id).into_iter().find(|user| !ours.contains(user)))
+}
+
 /// Before a run's nonce, in place of an index's uuid while that is not known.
 pub(super) const BY_RUN: &str = "run ";
 
@@ -217,7 +249,7 @@ pub(super) fn take_back(
             }
             let others = group::models_of(cluster, id)?.len();
             if others > 0 {
-                return Ok(Taken::Kept(format!("{others} models that nsparse did not make are in group `{name}`")));
+                return Ok(Taken::Kept(format!("{others} models that stay are in group `{name}`")));
             }
             Ok(removed(group::delete(cluster, id)?))
         }
@@ -242,8 +274,8 @@ fn refuse_documents(cluster: &Cluster, everything: &[Made]) -> Result<()> {
     Ok(())
 }
 
-/// Takes the default pipelines off an index that stays, so that documents can still be indexed and searched; and its mark
-/// of a package, so that another may be deployed with it.
+/// Takes the default pipelines off an index that stays, so that documents can still be indexed and searched; and its marks
+/// of a package and its models, so that another may be deployed with it.
 fn release(cluster: &Cluster, index: &str, version: &Deployment) -> Result<()> {
     let mut settings = Map::new();
     if version.pipeline.is_some() {
@@ -255,8 +287,10 @@ fn release(cluster: &Cluster, index: &str, version: &Deployment) -> Result<()> {
     let failed = |e| explain_error(Step::Index, &format!("index `{index}`"), e);
     let Some(there) = cluster.find(&format!("/{index}")).map_err(failed)? else { return Ok(()) };
     let meta = there.get(index).and_then(|i| i.pointer("/mappings/_meta")).and_then(Value::as_object);
-    if let Some(mut meta) = meta.cloned().filter(|m| m.contains_key(plan::VERSION)) {
+    let is_of_a_package = |m: &Map<String, Value>| [plan::VERSION, plan::MODELS].iter().any(|key| m.contains_key(*key));
+    if let Some(mut meta) = meta.cloned().filter(is_of_a_package) {
         meta.remove(plan::VERSION);
+        meta.remove(plan::MODELS);
         cluster.put(&format!("/{index}/_mapping"), json!({ "_meta": meta })).map_err(failed)?;
     }
     if !settings.is_empty() {

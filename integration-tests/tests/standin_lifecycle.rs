@@ -14,7 +14,9 @@ use nsparse_opensearch::ml::{
     DeployOptions, Deployed, Deployment, Made, PackageFiles, Poll, Side, UndeployOptions, UndeployReport, deploy,
     lifecycle, our_models, register, undeploy, undeploy_file,
 };
-use nsparse_opensearch::{Body, Cluster, ClusterConfig, Error, Method, RetryPolicy};
+use nsparse_opensearch::{
+    Auth, AwsCredentials, AwsService, AwsSigning, Body, Cluster, ClusterConfig, Error, Method, RetryPolicy,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -409,6 +411,31 @@ fn a_cluster_without_plugins_gets_the_client_side_form() {
         undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
         assert_eq!(standin.contents(), nothing());
     }
+}
+
+#[test]
+fn serverless_has_no_first_page_and_is_deployed_to_all_the_same() {
+    let fixture = Fixture::new();
+    let options_of = Options { serverless: true, ml_commons: false, neural_search: false, ..Options::default() };
+    let standin = StandIn::start(options_of);
+    let keys =
+        AwsCredentials { access_key_id: "AK".to_owned(), secret_access_key: "secret".into(), session_token: None };
+    let signing = AwsSigning { service: AwsService::Aoss, region: "eu-west-1".to_owned(), credentials: keys };
+    let at = |url: &str| {
+        Cluster::connect(&ClusterConfig { auth: Auth::Aws(signing.clone()), ..ClusterConfig::new(url) }).unwrap()
+    };
+    let cluster = at(standin.url());
+    let deployment = fixture.deploy(&cluster, &options()).unwrap();
+    assert_eq!((deployment.side, deployment.cluster_uuid.as_str()), (Side::Client, "serverless:127.0.0.1"));
+    assert_eq!(standin.contents(), Contents { indexes: vec!["tiny".to_owned()], ..nothing() });
+    fixture.deploy(&cluster, &options()).unwrap();
+    // The same collection under another address is not known to be the same.
+    let elsewhere = at(&standin.url().replace("127.0.0.1", "localhost"));
+    let error = undeploy_file(&elsewhere, &fixture.deployment(), &all(fast())).unwrap_err();
+    assert!(error.to_string().contains("is another cluster"), "{error}");
+    undeploy_file(&cluster, &fixture.deployment(), &all(fast())).unwrap();
+    assert_eq!(standin.contents(), nothing());
+    assert!(standin.requests().iter().all(|r| r != "GET /"), "{:?}", standin.requests());
 }
 
 #[test]

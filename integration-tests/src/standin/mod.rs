@@ -55,7 +55,13 @@ pub fn encode_with<E: DocumentEncoder>(make: impl FnOnce() -> E + Send + 'static
 
 /// What the cluster that is stood in for looks like.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent property")]
 pub struct Options {
+    /// The release that it says it is. Of what came with releases it knows one thing: before 2.14 a search by an alias gets
+    /// no default pipeline.
+    pub version: &'static str,
+    /// Amazon OpenSearch Serverless: no first page and no list of plugins.
+    pub serverless: bool,
     /// Whether ML Commons is installed.
     pub ml_commons: bool,
     /// Whether neural-search is installed.
@@ -75,6 +81,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            version: "2.16.0",
+            serverless: false,
             ml_commons: true,
             neural_search: true,
             offline_natives: false,

@@ -234,9 +234,15 @@ impl State {
     pub(super) fn fake_node(&mut self, incoming: &Incoming) -> Reply {
         let path = incoming.path.trim_matches('/').to_owned();
         match (incoming.method.as_str(), path.as_str()) {
+            ("GET", "" | "_cat/plugins") if self.options.serverless => {
+                Reply { status: 404, body: json!({ "status": 404, "error": { "reason": "No handler for this path" } }) }
+            }
+            ("GET", "_cat/indices") => {
+                Reply::ok(self.node.indexes.keys().map(|name| json!({ "index": name })).collect())
+            }
             ("GET", "") => Reply::ok(json!({
                 "name": "stand-in", "cluster_name": "stand-in", "cluster_uuid": "standInClusterUuid000",
-                "version": { "distribution": "opensearch", "number": "2.16.0", "lucene_version": "9.11.1" },
+                "version": { "distribution": "opensearch", "number": self.options.version, "lucene_version": "9.11.1" },
                 "tagline": "The OpenSearch Project: https://opensearch.org/"
             })),
             (_, path) if path.ends_with("/_bulk") => self.fake_bulk(path, incoming),

@@ -287,11 +287,16 @@ impl Cluster {
         found(self.request_retrying(Method::Delete, path, Body::None)).map(|r| r.map(|r| r.body))
     }
 
-    /// The cluster's own id, which tells it from every other.
+    /// The cluster's own id, which tells it from every other. Amazon OpenSearch Serverless has no first page that would
+    /// tell one: there it is `serverless:` and the collection's host, and nothing is asked.
     ///
     /// # Errors
     /// If it does not answer.
     pub fn uuid(&self) -> Result<String> {
+        if self.managed() == Some(Managed::AmazonServerless) {
+            let url = reqwest::Url::parse(self.url()).ok();
+            return Ok(format!("serverless:{}", url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default()));
+        }
         Ok(self.get("/")?.get("cluster_uuid").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 

@@ -378,7 +378,9 @@ impl Run<'_> {
             match done {
                 Ok(_) => tracing::info!(%made, "taken back"),
                 Err(e) => {
-                    is_out_of_reach = self.cluster.request(Method::Get, "/", Body::None).is_err();
+                    // Serverless answers, but has no first page; a user may be kept from it.
+                    let root = self.cluster.request(Method::Get, "/", Body::None);
+                    is_out_of_reach = root.is_err_and(|e| e.status().is_none_or(|status| status >= 500));
                     left.push(format!("{made} ({e})"));
                 }
             }

@@ -135,7 +135,7 @@ pub struct Deployment {
     pub name: String,
     /// The cluster's address, without user and password.
     pub cluster_url: String,
-    /// The cluster's own unchanging id.
+    /// The cluster's own unchanging id ([`Cluster::uuid`]).
     pub cluster_uuid: String,
     /// The cluster's release.
     pub version: String,

@@ -190,6 +190,55 @@ fn a_new_version_is_served_when_it_is_ready_and_not_before() {
 }
 
 #[test]
+fn the_smoke_test_asks_by_the_fields_of_the_template() {
+    let fixture = Fixture::new();
+    let standin = standin(&fixture);
+    let cluster = cluster(&standin);
+    let manifest = fixture.package("package2").join("package.json");
+    let mut content: serde_json::Value = nsparse_core::files::read_json(&manifest).unwrap();
+    content["template"]["pattern"] = json!("{abstract}");
+    nsparse_core::files::write_json(&manifest, &content).unwrap();
+    two_versions(&fixture, &cluster);
+    for i in 0..DOCUMENTS {
+        let document = json!({ "abstract": format!("the search engine {i} w1 w2 w3 index model") });
+        cluster.put(&format!("/tiny-v2/_doc/{i}"), document).unwrap();
+    }
+    let report = switch_file(&cluster, &fixture.file(), &switching(), &never()).unwrap();
+    assert_eq!((report.asked.len(), report.notes.len()), (3, 0), "{report:?}");
+    assert_eq!(standin.contents().aliases, ["tiny tiny-v2"]);
+}
+
+#[test]
+fn what_nothing_can_be_asked_of_is_served_only_after_a_query() {
+    let fixture = Fixture::new();
+    let standin = standin(&fixture);
+    let cluster = cluster(&standin);
+    let options = DeployOptions { side: Side::Query, ..options(&fixture) };
+    fixture.deploy("package", &cluster, &options).unwrap();
+    let bare = |index: &str| {
+        for i in 0..DOCUMENTS {
+            let document = json!({ "embedding": { "search": 1.0 }, "body": "search" });
+            cluster.put(&format!("/{index}/_doc/{i}"), document).unwrap();
+        }
+    };
+    bare("tiny-v1");
+    fixture.deploy("package2", &cluster, &options).unwrap();
+    bare("tiny-v2");
+    let error = switch_file(&cluster, &fixture.file(), &switching(), &never()).unwrap_err();
+    assert_eq!(error.fault(), Fault::Usage);
+    assert!(error.to_string().starts_with("Nothing could be asked of `tiny-v2`: no document looked at has text in"));
+    assert!(error.hint().unwrap().contains("--query TEXT"), "{:?}", error.hint());
+    assert_eq!(standin.contents().aliases, ["tiny tiny-v1"]);
+    let options = SwitchOptions { queries: vec!["search".to_owned()], ..switching() };
+    let report = switch_file(&cluster, &fixture.file(), &options, &never()).unwrap();
+    assert_eq!((report.asked.len(), report.notes.len()), (1, 0), "{report:?}");
+    // What was served before is served again, and the report says that nothing was asked.
+    let report = rollback_file(&cluster, &fixture.file(), &switching(), &never()).unwrap();
+    assert_eq!((report.asked.len(), report.changed), (0, true));
+    assert!(report.notes[0].starts_with("Nothing could be asked of `tiny-v1`"), "{:?}", report.notes);
+}
+
+#[test]
 fn a_rollback_deploys_the_old_models_again_and_refuses_what_does_not_answer() {
     let fixture = Fixture::new();
     let standin = standin(&fixture);

@@ -18,8 +18,8 @@ Examples:
   nsparse switch --to 1
 
 The new index must have as many documents as the one served, or as many as --documents says; its models must run; and
-queries made of its own documents, and each --query, must find something. Then the alias is moved by one request, so no
-query is lost, and asked once more. `nsparse rollback` goes back.";
+queries made of its own documents, and each --query, must find something; where its documents have no text to ask by, give a
+--query. Then the alias is moved by one request, so no query is lost, and asked once more. `nsparse rollback` goes back.";
 
 #[derive(Debug, Args)]
 pub(crate) struct SwitchArgs {
@@ -62,6 +62,9 @@ pub(crate) fn run(args: &SwitchArgs, printer: &Printer) -> anyhow::Result<ExitSt
 
 /// What a switch or a rollback did.
 pub(crate) fn show(report: &SwitchReport, printer: &Printer) -> anyhow::Result<()> {
+    for note in &report.notes {
+        printer.note(note);
+    }
     let (alias, to) = (&report.alias, report.to.join(", "));
     if report.changed {
         let from = if report.from.is_empty() { "nothing".to_owned() } else { report.from.join(", ") };

@@ -25,9 +25,9 @@ pub struct Asked {
 
 /// Asks an index, or an alias, some queries; each has to find something.
 ///
-/// `texts` are the operator's own; to them come queries of the words of some documents. Where the cluster has a query
-/// model they go as `query_text` alone, the way applications send them; else the heaviest tokens of the documents'
-/// vectors are asked for.
+/// `texts` are the operator's own; to them come queries of the words of some documents, in any field that the template
+/// reads. Where the cluster has a query model they go as `query_text` alone, the way applications send them; else the
+/// heaviest tokens of the documents' vectors are asked for. Nothing is asked where no document looked at has either.
 ///
 /// # Errors
 /// If a query fails or finds nothing.
@@ -48,7 +48,8 @@ pub fn smoke(cluster: &Cluster, target: &str, version: &Deployment, texts: &[Str
             "leave `--query` out: the tokens of stored vectors are asked for instead",
         ));
     }
-    let wanted = json!([fields.title, fields.text, fields.vector]);
+    let texts_in = text_fields(version);
+    let wanted: Vec<&str> = texts_in.iter().copied().chain([fields.vector.as_str()]).collect();
     let mut queries: Vec<(String, Value)> = Vec::new();
     let by_text = |text: &str| {
         let mut clause = json!({ "query_text": text });
@@ -59,19 +60,18 @@ pub fn smoke(cluster: &Cluster, target: &str, version: &Deployment, texts: &[Str
         fields.of_documents(json!({ "neural_sparse": { fields.features(): clause } }))
     };
     queries.extend(texts.iter().map(|text| (text.clone(), by_text(text))));
-    for hit in ask(&json!({ "match_all": {} }), SAMPLE, wanted)? {
+    for hit in ask(&json!({ "match_all": {} }), SAMPLE, json!(wanted))? {
         let id = hit.get("_id").and_then(Value::as_str).unwrap_or_default().to_owned();
         let source = hit.get("_source").cloned().unwrap_or_default();
-        let words = words(&source, [&fields.title, &fields.text]);
-        let query = match in_cluster {
-            Some(_) if words.is_empty() => continue,
-            Some(_) => by_text(&words),
-            None => match heaviest(&source, fields) {
-                Some(clause) => fields.of_documents(clause),
-                None => bm25_query(&words, fields),
-            },
+        let query = if in_cluster.is_some() {
+            words(&source, &texts_in).map(|words| by_text(&words))
+        } else if let Some(clause) = heaviest(&source, fields) {
+            Some(fields.of_documents(clause))
+        } else {
+            // Of the fields only these two are certain to be indexed as text.
+            words(&source, &[&fields.title, &fields.text]).map(|words| bm25_query(&words, fields))
         };
-        queries.push((format!("document {id}"), query));
+        queries.extend(query.map(|query| (format!("document {id}"), query)));
     }
     let mut asked = Vec::new();
     for (what, query) in queries {
@@ -87,11 +87,18 @@ pub fn smoke(cluster: &Cluster, target: &str, version: &Deployment, texts: &[Str
     Ok(asked)
 }
 
+/// The fields that a document's text may stand in: title, text, and what else the template reads.
+pub(super) fn text_fields(version: &Deployment) -> Vec<&str> {
+    let mut fields = vec![version.fields.title.as_str(), version.fields.text.as_str()];
+    fields.extend(version.template.other_fields());
+    fields
+}
+
 /// The first words of the first of these fields that has any.
-fn words(source: &Value, fields: [&String; 2]) -> String {
-    let text = |field: &String| source.get(field).and_then(Value::as_str).unwrap_or_default().trim().to_owned();
-    let text = fields.into_iter().map(text).find(|t| !t.is_empty()).unwrap_or_default();
-    text.split_whitespace().take(WORDS).collect::<Vec<_>>().join(" ")
+fn words(source: &Value, fields: &[&str]) -> Option<String> {
+    let text = |field: &&str| source.get(*field).and_then(Value::as_str).map(str::trim).filter(|t| !t.is_empty());
+    let text = fields.iter().find_map(text)?;
+    Some(text.split_whitespace().take(WORDS).collect::<Vec<_>>().join(" "))
 }
 
 /// The heaviest tokens of a stored vector, or of its first segment, as `rank_feature` clauses.

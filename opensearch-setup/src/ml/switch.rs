@@ -11,7 +11,7 @@ use super::lifecycle;
 use super::messages::{Step, explain_error};
 use super::poll::Poll;
 use super::record::{self, Deployment};
-use super::smoke::{Asked, smoke};
+use super::smoke::{Asked, smoke, text_fields};
 use crate::client::Cluster;
 use crate::error::{Error, Result};
 use crate::index;
@@ -47,6 +47,8 @@ pub struct SwitchReport {
     pub to_documents: u64,
     /// The smoke test's queries.
     pub asked: Vec<Asked>,
+    /// What a person should know: that nothing could be asked.
+    pub notes: Vec<String>,
     /// Whether anything changed: `false` where the version was served already.
     pub changed: bool,
 }
@@ -72,6 +74,7 @@ pub fn switch_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, canc
     check_count(&version.index, to_documents, from_documents, &behind, options.documents)?;
     ready(cluster, &version, &options.poll, cancel)?;
     let asked = smoke(cluster, &version.index, &version, &options.queries)?;
+    let notes = if asked.is_empty() { vec![not_asked(&version)?] } else { Vec::new() };
     cancel.check()?;
     alias::point(cluster, &name, &behind, std::slice::from_ref(&version.index))?;
     let now = alias::behind(cluster, &name)?;
@@ -92,6 +95,7 @@ pub fn switch_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, canc
         from_documents: Some(from_documents),
         to_documents,
         asked,
+        notes,
         changed: true,
     })
 }
@@ -120,13 +124,20 @@ pub fn rollback_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, ca
         ));
     };
     let mut to_documents = 0;
-    let mut asked = Vec::new();
+    let (mut asked, mut notes) = (Vec::new(), Vec::new());
     for index in &before.indexes {
-        to_documents += count(cluster, index)?;
+        let documents = count(cluster, index)?;
+        to_documents += documents;
         let Some(version) = file.of_index(index) else { continue };
         ready(cluster, version, &options.poll, cancel)?;
         match smoke(cluster, index, version, &options.queries) {
-            Ok(found) => asked.extend(found),
+            Ok(found) => {
+                // It was served before, so it is served again.
+                if found.is_empty() && documents > 0 {
+                    notes.push(nothing_to_ask(version));
+                }
+                asked.extend(found);
+            }
             Err(error) if options.force => tracing::warn!(%error, "going back all the same"),
             Err(error) => {
                 return Err(Error::Failed {
@@ -150,6 +161,7 @@ pub fn rollback_file(cluster: &Cluster, path: &Path, options: &SwitchOptions, ca
         from_documents: None,
         to_documents,
         asked,
+        notes,
         changed: true,
     })
 }
@@ -172,6 +184,7 @@ fn already(
         to: names,
         from_documents: None,
         asked: Vec::new(),
+        notes: Vec::new(),
         changed: false,
     })
 }
@@ -246,6 +259,28 @@ fn check_count(index: &str, has: u64, served: u64, behind: &Behind, expected: Op
         )),
         _ => Ok(()),
     }
+}
+
+/// Refuses what nothing could be asked of where the operator can give queries; where not, a note.
+fn not_asked(version: &Deployment) -> Result<String> {
+    let note = nothing_to_ask(version);
+    if version.query_model.is_none() {
+        return Ok(note);
+    }
+    Err(Error::usage(
+        format!("{note}; the alias stays as it is"),
+        "give a query that has to find something: `nsparse switch --query TEXT`",
+    ))
+}
+
+fn nothing_to_ask(version: &Deployment) -> String {
+    let fields: Vec<String> = text_fields(version).iter().map(|name| format!("`{name}`")).collect();
+    let vector = if version.query_model.is_some() { "" } else { "a vector in `_source` or " };
+    format!(
+        "Nothing could be asked of `{}`: no document looked at has {vector}text in {}",
+        version.index,
+        fields.join(", ")
+    )
 }
 
 /// Sees to it that the models of a version run.

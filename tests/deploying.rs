@@ -81,6 +81,34 @@ fn pruning_is_a_version_of_its_own_and_the_cluster_does_it_from_2_19() {
 }
 
 #[test]
+fn titles_and_texts_stand_in_the_fields_that_deploy_names() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    let refused = nsparse.run("deploy package1 --index articles --title-field text");
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    nsparse.ok("deploy package1 --index articles --title-field headline --text-field body");
+    let file: Value = nsparse_core::files::read_json(&nsparse.path("deployment.json")).unwrap();
+    assert_eq!(file["fields"], json!({ "title": "headline", "text": "body", "vector": "embedding" }));
+    let cluster = Cluster::connect(&ClusterConfig::new(standin.url())).unwrap();
+    let pipeline = cluster.get("/_ingest/pipeline/articles-ingest").unwrap();
+    let value = pipeline.pointer("/articles-ingest/processors/0/set/value").unwrap();
+    assert_eq!(value, "{{{headline}}} {{{body}}}");
+    nsparse.ok("undeploy");
+
+    // What nsparse encodes is the same text under other names.
+    nsparse.ok("deploy package1 --index articles --side query --title-field headline --text-field body");
+    nsparse.ok("deploy package1 --index plain --side query --deployment plain.json");
+    nsparse.write("named.jsonl", "{\"_id\":\"1\",\"headline\":\"search engine\",\"body\":\"index\"}\n");
+    nsparse.write("plain.jsonl", "{\"_id\":\"1\",\"title\":\"search engine\",\"text\":\"index\"}\n");
+    nsparse.ok("ingest named.jsonl --deployment deployment.json --model model1");
+    nsparse.ok("ingest plain.jsonl --deployment plain.json --model model1");
+    let vector = |index: &str| standin.document(index, "1").unwrap()["embedding"].clone();
+    assert_eq!(vector("articles"), vector("plain"));
+    let found = nsparse.json("search engine --method bm25 --deployment deployment.json");
+    assert_eq!(found["results"][0]["title"], "search engine", "{found}");
+}
+
+#[test]
 fn two_versions_behind_an_alias_as_an_operator_sees_them() {
     let standin = standin();
     let nsparse = with_packages(standin.url());

@@ -9,6 +9,7 @@ use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Indexing, Plan, 
 
 use crate::ExitStatus;
 use crate::cli::{ClusterArgs, EncodeSide, SegmentLayout};
+use crate::failure::usage;
 use crate::printer::Printer;
 use crate::settings;
 
@@ -17,6 +18,7 @@ Examples:
   nsparse deploy package --plan --index articles
   nsparse deploy package --url https://search.example.com:9200 --user admin --index articles
   nsparse deploy package --alias articles
+  nsparse deploy package --alias articles --title-field headline --text-field body
   nsparse deploy package --alias articles --package-url https://models.example.com/articles
 
 With --alias NAME applications search NAME. The first package is served at once; every later one gets an index NAME-vN
@@ -41,8 +43,14 @@ pub(crate) struct DeployArgs {
     /// Name of the ingest pipeline [default: INDEX-ingest]
     #[arg(long)]
     pub(crate) pipeline: Option<String>,
+    /// Field of documents' titles, the template's {title}
+    #[arg(long, value_name = "FIELD", default_value = "title")]
+    pub(crate) title_field: String,
+    /// Field of documents' texts, the template's {text}
+    #[arg(long, value_name = "FIELD", default_value = "text")]
+    pub(crate) text_field: String,
     /// Field of the vector
-    #[arg(long, default_value = "embedding")]
+    #[arg(long, value_name = "FIELD", default_value = "embedding")]
     pub(crate) vector_field: String,
     /// Primary shards
     #[arg(long, default_value_t = 1)]
@@ -109,6 +117,14 @@ fn options(args: &DeployArgs) -> anyhow::Result<DeployOptions> {
     if let Some(pipeline) = &args.pipeline {
         options.pipeline.clone_from(pipeline);
     }
+    if args.title_field == args.text_field || [&args.title_field, &args.text_field].contains(&&args.vector_field) {
+        return Err(usage(
+            "Title, text and vector need a field each",
+            "give different names to --title-field, --text-field and --vector-field",
+        ));
+    }
+    options.fields.title.clone_from(&args.title_field);
+    options.fields.text.clone_from(&args.text_field);
     options.fields.vector.clone_from(&args.vector_field);
     if args.segments == SegmentLayout::Nested {
         options.fields = options.fields.nested();

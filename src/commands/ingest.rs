@@ -131,12 +131,12 @@ fn of_file(
             let model = document_encoder::open(folder, &args.runtime, &args.device)?.pruned(target.pruning);
             options.job = job(index, &model, fields, printer);
             members.replaced = vector;
-            let way = Way::Encode(Encoding {
-                encoder: &model,
-                template: &model.template,
-                title: &args.data.title_field,
-                text: &args.data.text_field,
-            });
+            // A file's documents keep their fields, so those that nobody typed are the index's.
+            let named =
+                |typed: &str, usual: &str, own: &str| if typed == usual { own.to_owned() } else { typed.to_owned() };
+            let title = named(&args.data.title_field, "title", &fields.title);
+            let text = named(&args.data.text_field, "text", &fields.text);
+            let way = Way::Encode(Encoding { encoder: &model, template: &model.template, title: &title, text: &text });
             send(&members, &way, options)
         }
         Choice::Pipeline(pipeline) => {

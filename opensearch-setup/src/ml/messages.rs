@@ -1,7 +1,8 @@
 //! One table that turns what ML Commons and `neural_sparse` answer into a sentence: what failed, where, why,
 //! and what to do. An answer that no row knows is quoted, never swallowed.
 //!
-//! The texts in the table were seen on a real 2.16.0 (`integration-tests/traces`) or stand in ML Commons' source.
+//! The texts in the table were seen on a real 2.16.0 (`integration-tests/traces`), or stand in the source of ML Commons or
+//! OpenSearch.
 
 use std::fmt;
 
@@ -217,6 +218,40 @@ mod tests {
         assert!(problem.message.contains("bad gateway"), "{problem}");
         let problem = explain_task(Step::Deploy, "model `m`", &json!({"state": "CANCELLED"}));
         assert!(problem.message.contains("CANCELLED"), "{problem}");
+    }
+
+    #[test]
+    fn a_block_is_no_missing_role_and_no_overload() {
+        for (status, reason, cause, hint) in [
+            (
+                429,
+                "index [a] blocked by: [TOO_MANY_REQUESTS/12/disk usage exceeded flood-stage watermark, index has \
+                 read-only-allow-delete block];",
+                Cause::Limit,
+                "free disk space",
+            ),
+            (
+                403,
+                "index [a] blocked by: [FORBIDDEN/12/index read-only / allow delete (api)];",
+                Cause::Limit,
+                "free disk",
+            ),
+            (403, "blocked by: [FORBIDDEN/10/cluster create-index blocked (api)];", Cause::Limit, "create_index"),
+            (403, "blocked by: [FORBIDDEN/6/cluster read-only (api)];", Cause::SwitchedOff, "cluster.blocks.read_only"),
+            (403, "index [a] blocked by: [FORBIDDEN/5/index read-only (api)];", Cause::SwitchedOff, "blocks.read_only"),
+            (403, "index [a] blocked by: [FORBIDDEN/8/index write (api)];", Cause::SwitchedOff, "blocks.write"),
+            (503, "blocked by: [SERVICE_UNAVAILABLE/1/state not recovered / initialized];", Cause::Limit, "wait"),
+            (403, "index [a] blocked by: [FORBIDDEN/9/index metadata (api)];", Cause::SwitchedOff, "index.blocks"),
+        ] {
+            let error = json!({ "type": "cluster_block_exception", "reason": reason });
+            let body =
+                json!({ "error": { "root_cause": [error], "type": "cluster_block_exception", "reason": reason } });
+            let problem = explain(Step::Index, "index `a`", status, &body);
+            assert_eq!(problem.cause, cause, "{problem}");
+            let advice = problem.hint.unwrap();
+            assert!(advice.contains(hint) && !advice.contains("ml_full_access"), "{reason}: {advice}");
+            assert_eq!(problem.fault, Fault::World);
+        }
     }
 
     #[test]

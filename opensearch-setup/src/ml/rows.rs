@@ -81,6 +81,8 @@ pub(super) const UNKNOWN: Status = Status {
 };
 
 const PACKAGE_HINT: &str = "make the package again with `nsparse export` and deploy that";
+const FREE_DISK: &str = "free disk space: below the high watermark the cluster lifts the block by itself; else PUT \
+                         /INDEX/_settings {\"index.blocks.read_only_allow_delete\": null}";
 const REGISTER_AGAIN: &str = "run `nsparse deploy` again: the package is then registered and uploaded anew";
 
 /// More specific texts stand before those that they contain.
@@ -211,6 +213,73 @@ pub(super) const ROWS: &[Row] = &[
         "the cluster could not look the model up; it says so too when a memory circuit breaker is open",
         "look at the nodes' memory with `nsparse status`; free memory or undeploy models that nobody uses, then run the \
          same command again",
+    ),
+    // Blocks: what a cluster or an operator has switched off for an index or for all.
+    row(
+        "read-only-allow-delete block",
+        EVERYWHERE,
+        Cause::Limit,
+        Fault::World,
+        "a node's disk is fuller than the flood-stage watermark, so the index can only be read and deleted",
+        FREE_DISK,
+    ),
+    row(
+        "index read-only / allow delete (api)",
+        EVERYWHERE,
+        Cause::Limit,
+        Fault::World,
+        "the index can only be read and deleted, usually because a node's disk is nearly full",
+        FREE_DISK,
+    ),
+    row(
+        "cluster create-index blocked",
+        EVERYWHERE,
+        Cause::Limit,
+        Fault::World,
+        "the cluster makes no new index: the disks of all nodes are nearly full, or an operator has switched it off",
+        "free disk space or add nodes; where it was switched off by hand: PUT /_cluster/settings {\"persistent\": \
+         {\"cluster.blocks.create_index\": null}}",
+    ),
+    row(
+        "cluster read-only",
+        EVERYWHERE,
+        Cause::SwitchedOff,
+        Fault::World,
+        "the whole cluster is read-only",
+        "an administrator can lift it: PUT /_cluster/settings {\"persistent\": {\"cluster.blocks.read_only\": null, \
+         \"cluster.blocks.read_only_allow_delete\": null}}; see why it was set first",
+    ),
+    row(
+        "index read-only (api)",
+        EVERYWHERE,
+        Cause::SwitchedOff,
+        Fault::World,
+        "an operator has made the index read-only",
+        "lift it, if that is right: PUT /INDEX/_settings {\"index.blocks.read_only\": null}",
+    ),
+    row(
+        "index write (api)",
+        EVERYWHERE,
+        Cause::SwitchedOff,
+        Fault::World,
+        "writing to the index is switched off, as before a shrink or a copy",
+        "lift it, if that is right: PUT /INDEX/_settings {\"index.blocks.write\": null}",
+    ),
+    row(
+        "state not recovered / initialized",
+        EVERYWHERE,
+        Cause::Limit,
+        Fault::World,
+        "the cluster is starting, or too few of its nodes are there",
+        "wait until `nsparse doctor` finds the cluster ready, and run the same command again",
+    ),
+    row(
+        "blocked by: [",
+        EVERYWHERE,
+        Cause::SwitchedOff,
+        Fault::World,
+        "a block of the index or the cluster forbids it",
+        "see `index.blocks.*` of the index and `cluster.blocks.*`: GET /INDEX/_settings, GET /_cluster/settings",
     ),
     // The model's content.
     row(

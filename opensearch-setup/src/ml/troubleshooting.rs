@@ -13,7 +13,7 @@ index or chunk in question and the cluster's own words in quotes.
 
 This page is made from the table in `opensearch-setup/src/ml/rows.rs`: change that, then run
 `NSPARSE_UPDATE_DOCS=1 cargo test --release -p nsparse-opensearch troubleshooting`. The words were recorded on a real
-OpenSearch 2.16.0 (`integration-tests/traces`), or stand in ML Commons' source.
+OpenSearch 2.16.0 (`integration-tests/traces`), or stand in the source of ML Commons or OpenSearch.
 
 Other places to look: `nsparse status` shows models that do not run and pipelines that are gone, `nsparse deploy … --plan`
 shows what another deploy would put right, `-v` logs every request.

@@ -23,9 +23,13 @@ fn with_packages(url: &str) -> Nsparse {
 }
 
 fn standin() -> StandIn {
+    of_version("2.16.0")
+}
+
+fn of_version(version: &'static str) -> StandIn {
     // Every document gets these weights; that is enough to be found by.
     let encode = std::sync::Arc::new(|_: &str| [("search".to_owned(), 1.0), ("engine".to_owned(), 0.5)].into());
-    StandIn::start(Options { encode, lag: 0, ..Options::default() })
+    StandIn::start(Options { encode, lag: 0, version, ..Options::default() })
 }
 
 fn fill(standin: &StandIn, index: &str, count: usize) {
@@ -78,6 +82,24 @@ fn pruning_is_a_version_of_its_own_and_the_cluster_does_it_from_2_19() {
     assert_eq!(nsparse.json(&format!("{with} --plan"))["changes_nothing"], true);
     // How many documents are encoded at once makes no version.
     assert_eq!(nsparse.json(&with.replace(" 8", " 16"))["deployment"]["number"], 2);
+}
+
+#[test]
+fn a_batch_size_is_refused_before_2_16() {
+    let standin = of_version("2.15.0");
+    let nsparse = with_packages(standin.url());
+    for plan in ["", " --plan"] {
+        let refused = nsparse.run(&format!("deploy package1 --index articles --batch-size 8{plan}"));
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("a batch size from OpenSearch 2.16 on, and this is 2.15.0"),
+            "{}",
+            refused.stderr
+        );
+        assert_eq!(standin.contents(), Contents::default());
+    }
+    // It is the cluster's pipeline that has it.
+    nsparse.ok("deploy package1 --index articles --batch-size 8 --side query");
 }
 
 #[test]

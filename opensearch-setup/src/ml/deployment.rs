@@ -9,7 +9,7 @@ use nsparse_core::{Cancel, Progress};
 
 use super::alias::{self, VersionIndex};
 use super::apply::Run;
-use super::options::DeployOptions;
+use super::options::{DeployOptions, has_batches};
 use super::package::PackageFiles;
 use super::record::{self, Deployment, Made, Side};
 use super::uploads::Uploads;
@@ -64,6 +64,15 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
             format!(
                 "deploy with `--side query`: `nsparse ingest` then encodes and prunes ({pruning}); or leave --prune out"
             ),
+        ));
+    }
+    if let (Side::Cluster, Some(size), false) = (side, options.indexing.batch_size, has_batches(&capabilities)) {
+        return Err(Error::usage(
+            format!(
+                "The cluster's pipeline takes a batch size from OpenSearch 2.16 on, and this is {}",
+                capabilities.version
+            ),
+            format!("leave `--batch-size {size}` out: documents are then encoded one by one"),
         ));
     }
     let cluster_uuid = cluster.uuid()?;

@@ -83,3 +83,8 @@ impl DeployOptions {
 pub(super) fn has_default_models(capabilities: &Capabilities) -> bool {
     capabilities.neural_search && capabilities.version.at_least(2, 13)
 }
+
+/// Whether `sparse_encoding` takes a `batch_size`: from 2.16.
+pub(super) fn has_batches(capabilities: &Capabilities) -> bool {
+    capabilities.neural_search && capabilities.version.at_least(2, 16)
+}

@@ -93,7 +93,8 @@ pub fn mustache(template: &DocumentTemplate, fields: &Fields) -> String {
 }
 
 /// The ingest pipeline: the template fills a temporary field, which is trimmed and cut as
-/// [`DocumentTemplate::apply`] does, encoded, and removed. Only options that 2.16 has, but for pruning (2.19).
+/// [`DocumentTemplate::apply`] does, encoded, and removed. Only options that 2.11 has, but for the
+/// batch size (2.16) and pruning (2.19).
 pub fn pipeline(
     name: &str,
     template: &DocumentTemplate,

@@ -634,7 +634,8 @@ pub(super) const ROWS: &[Row] = &[
         Cause::Request,
         Fault::World,
         "this version's processor does not know one of the options",
-        "pruning options of sparse_encoding exist from OpenSearch 2.19 on: leave them out here",
+        "sparse_encoding takes a batch size (`--batch-size`) from OpenSearch 2.16 on, pruning (`--prune`) from 2.19 on: leave \
+         them out here",
     ),
     row(
         "No processor type exists with name [sparse_encoding]",

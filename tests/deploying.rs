@@ -85,6 +85,20 @@ fn pruning_is_a_version_of_its_own_and_the_cluster_does_it_from_2_19() {
 }
 
 #[test]
+fn a_package_url_with_a_password_is_refused_and_not_repeated() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    for plan in ["", " --plan", " --plan --json"] {
+        let url = "https://me:hidden@models.example/tiny";
+        let refused = nsparse.run(&format!("deploy package1 --index articles --package-url {url}{plan}"));
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains("--package-url holds a user or password"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("hidden") && !refused.stdout.contains("hidden"));
+    }
+    assert_eq!(standin.contents(), Contents::default());
+}
+
+#[test]
 fn a_batch_size_is_refused_before_2_16() {
     let standin = of_version("2.15.0");
     let nsparse = with_packages(standin.url());

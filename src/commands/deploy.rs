@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use nsparse_core::Pruning;
+use nsparse_opensearch::client::has_user_info;
 use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Indexing, Plan, Side, deploy, plan_of};
 
 use crate::ExitStatus;
@@ -110,6 +111,12 @@ fn options(args: &DeployArgs) -> anyhow::Result<DeployOptions> {
         (None, None) if args.deployment.is_file() => Deployment::load(&args.deployment)?.alias,
         (alias, _) => alias.clone(),
     };
+    if args.package_url.as_deref().is_some_and(has_user_info) {
+        return Err(usage(
+            "--package-url holds a user or password, which the process list, the plan and the cluster's logs would show",
+            "name an address that the nodes can read without one, or leave it out: the package is then uploaded",
+        ));
+    }
     let mut options = match &alias {
         Some(alias) => DeployOptions::behind(alias),
         None => DeployOptions::new(args.index.as_deref().unwrap_or("nsparse")),

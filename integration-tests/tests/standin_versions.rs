@@ -209,6 +209,24 @@ fn the_smoke_test_asks_by_the_fields_of_the_template() {
 }
 
 #[test]
+fn before_2_14_an_alias_has_no_default_pipeline() {
+    let fixture = Fixture::new();
+    let standin = StandIn::start(Options { version: "2.13.0", encode: fixture.encode(), ..Options::default() });
+    let cluster = cluster(&standin);
+    let plan = plan_of(&cluster, &fixture.package("package"), &options(&fixture)).unwrap();
+    assert!(plan.notes.iter().any(|n| n.contains("by an alias no default pipeline")), "{:?}", plan.notes);
+    let deployed = two_versions(&fixture, &cluster);
+    assert!(deployed.notes.iter().any(|n| n.contains("by an alias no default pipeline")), "{:?}", deployed.notes);
+    let query = json!({ "query": { "neural_sparse": { "embedding": { "query_text": "search" } } } });
+    let error = cluster.post("/tiny/_search", query.clone()).unwrap_err();
+    assert!(error.to_string().contains("model_id cannot be null"), "{error}");
+    cluster.post("/tiny-v1/_search", query).unwrap();
+    fill(&cluster, "tiny-v2", DOCUMENTS);
+    switch_file(&cluster, &fixture.file(), &switching(), &never()).unwrap();
+    assert_eq!(standin.contents().aliases, ["tiny tiny-v2"]);
+}
+
+#[test]
 fn what_nothing_can_be_asked_of_is_served_only_after_a_query() {
     let fixture = Fixture::new();
     let standin = standin(&fixture);

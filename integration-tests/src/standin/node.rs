@@ -135,7 +135,10 @@ impl State {
                 }
                 Reply::ok(json!({ "acknowledged": true }))
             }
-            ("POST" | "GET", ["_search"]) => self.fake_search(&targets, body),
+            ("POST" | "GET", ["_search"]) => {
+                let by_alias = self.node.aliases.contains_key(parts[0]);
+                self.fake_search(&targets, body, !by_alias || self.options.version >= "2.14")
+            }
             ("PUT", ["_doc", id]) => self.put_document(name, id, body),
             _ => Reply {
                 status: 400,

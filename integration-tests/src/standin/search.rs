@@ -42,11 +42,13 @@ impl State {
         Reply { status: 201, body: json!({ "_index": index, "_id": id, "_version": 1, "result": "created" }) }
     }
 
-    /// `{targets}/_search`.
-    pub(super) fn fake_search(&self, targets: &[String], body: &Value) -> Reply {
+    /// `{targets}/_search`, with the one index's default pipeline or without.
+    pub(super) fn fake_search(&self, targets: &[String], body: &Value, with_pipeline: bool) -> Reply {
         let mut query = body.get("query").cloned().unwrap_or_else(|| json!({ "match_all": {} }));
         let pipeline = match targets {
-            [one] => self.node.indexes[one].settings.get("search.default_pipeline").and_then(Value::as_str),
+            [one] if with_pipeline => {
+                self.node.indexes[one].settings.get("search.default_pipeline").and_then(Value::as_str)
+            }
             _ => None,
         };
         let pipeline = match pipeline.map(|name| (name, self.node.search_pipelines.get(name))) {

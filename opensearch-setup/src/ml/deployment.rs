@@ -9,7 +9,7 @@ use nsparse_core::{Cancel, Progress};
 
 use super::alias::{self, VersionIndex};
 use super::apply::Run;
-use super::options::{DeployOptions, has_batches};
+use super::options::{DeployOptions, has_batches, has_default_models, has_pipelines_by_alias};
 use super::package::PackageFiles;
 use super::record::{self, Deployment, Made, Side};
 use super::uploads::Uploads;
@@ -73,6 +73,14 @@ pub(super) fn prepare(cluster: &Cluster, package_dir: &Path, options: &DeployOpt
                 capabilities.version
             ),
             format!("leave `--batch-size {size}` out: documents are then encoded one by one"),
+        ));
+    }
+    let is_named = has_default_models(&capabilities) && side != Side::Client && options.alias.is_some();
+    if is_named && !has_pipelines_by_alias(capabilities.version) {
+        notes.push(format!(
+            "OpenSearch {} gives searches by an alias no default pipeline (from 2.14): applications name \
+             `?search_pipeline=` or `model_id`, which each version has of its own",
+            capabilities.version
         ));
     }
     let cluster_uuid = cluster.uuid()?;

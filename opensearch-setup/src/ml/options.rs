@@ -6,7 +6,7 @@ use super::alias::version_index;
 use super::plan::{Fields, Indexing};
 use super::poll::Poll;
 use super::record::Side;
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, Version};
 
 /// How to deploy.
 #[derive(Debug, Clone)]
@@ -82,6 +82,11 @@ impl DeployOptions {
 /// Whether the cluster can give sparse queries a default model: from 2.13.
 pub(super) fn has_default_models(capabilities: &Capabilities) -> bool {
     capabilities.neural_search && capabilities.version.at_least(2, 13)
+}
+
+/// Whether a search by an alias gets the default pipeline of the index behind it: from 2.14 (OpenSearch issue 7512).
+pub(super) fn has_pipelines_by_alias(version: Version) -> bool {
+    version.at_least(2, 14)
 }
 
 /// Whether `sparse_encoding` takes a `batch_size`: from 2.16.

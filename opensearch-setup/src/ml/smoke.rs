@@ -4,7 +4,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::messages::{Step, explain_error};
+use super::options::has_pipelines_by_alias;
 use super::record::Deployment;
+use crate::capabilities::Version;
 use crate::client::{Body, Cluster, Method};
 use crate::error::{Error, Result};
 use crate::search::bm25_query;
@@ -51,10 +53,13 @@ pub fn smoke(cluster: &Cluster, target: &str, version: &Deployment, texts: &[Str
     let texts_in = text_fields(version);
     let wanted: Vec<&str> = texts_in.iter().copied().chain([fields.vector.as_str()]).collect();
     let mut queries: Vec<(String, Value)> = Vec::new();
+    let is_direct = target == version.index;
+    let is_in_force = is_direct || Version::parse(&version.version).is_some_and(has_pipelines_by_alias);
+    let pipeline = version.search_pipeline.as_ref().filter(|_| is_in_force);
     let by_text = |text: &str| {
         let mut clause = json!({ "query_text": text });
         // Where a search pipeline names the model, queries do not.
-        if let (None, Some(model)) = (&version.search_pipeline, in_cluster) {
+        if let (None, Some(model)) = (pipeline, in_cluster) {
             clause["model_id"] = model.id.as_str().into();
         }
         fields.of_documents(json!({ "neural_sparse": { fields.features(): clause } }))

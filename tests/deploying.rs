@@ -99,6 +99,25 @@ fn a_package_url_with_a_password_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn other_shards_and_replicas_than_the_index_has_are_told() {
+    let standin = standin();
+    let nsparse = with_packages(standin.url());
+    nsparse.ok("deploy package1 --index articles --shards 2");
+    let again = "deploy package1 --index articles --shards 3 --replicas 2";
+    let plan = nsparse.json(&format!("{again} --plan"));
+    assert_eq!(plan["changes_nothing"], true);
+    let notes = plan["plan"]["notes"].as_array().unwrap();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].as_str().unwrap().contains("number of shards, 2, not 3: it cannot be changed"), "{notes:?}");
+    let told = notes[1].as_str().unwrap();
+    assert!(told.contains("number of replicas, 1, not 2"), "{told}");
+    assert!(told.contains("PUT /articles/_settings {\"index.number_of_replicas\": 2}"), "{told}");
+    let outcome = nsparse.ok(again);
+    assert!(outcome.stderr.contains("keeps its number of shards, 2"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("keeps its number of replicas, 1"), "{}", outcome.stderr);
+}
+
+#[test]
 fn a_batch_size_is_refused_before_2_16() {
     let standin = of_version("2.15.0");
     let nsparse = with_packages(standin.url());

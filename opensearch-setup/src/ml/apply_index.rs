@@ -56,8 +56,9 @@ impl Run<'_> {
     fn index_that_is_there(&mut self, parts: &Parts, version: &str) -> Result<Option<Map<String, Value>>> {
         let (ingest, search) = (parts.pipeline.as_deref(), parts.search_pipeline.as_deref());
         let found = looks::index(self.cluster, self.options, version, ingest, search, |m| self.was_made(m))?;
-        let IndexLook::There { made, ours, changes } = found else { return Ok(None) };
+        let IndexLook::There { made, ours, changes, notes } = found else { return Ok(None) };
         self.found(made, ours);
+        self.notes.extend(notes);
         Ok(Some(changes))
     }
 

@@ -10,6 +10,7 @@ use super::plan;
 use super::record::Made;
 use crate::client::Cluster;
 use crate::error::{Error, Result};
+use crate::ingest::loading::MARK;
 use crate::segments::VectorLayout;
 
 /// A group that is there.
@@ -130,6 +131,8 @@ pub(super) enum IndexLook {
         ours: bool,
         /// Settings to be changed, with their names as `_settings` takes them.
         changes: Map<String, Value>,
+        /// What was asked for and is left as it is: shards and replicas.
+        notes: Vec<String>,
     },
 }
 
@@ -196,7 +199,33 @@ pub(super) fn index(
     if ours && setting("search/default_pipeline") != search {
         changes.insert("index.search.default_pipeline".to_owned(), json!(search));
     }
-    Ok(IndexLook::There { made, ours: marked, changes })
+    Ok(IndexLook::There { made, ours: marked, changes, notes: copies(there, options) })
+}
+
+/// In what shards and replicas of an index that is there differ from those asked for. An ingest that has not ended has
+/// switched replicas off for a while, and where the cluster chooses their number nobody else does.
+fn copies(there: &Value, options: &DeployOptions) -> Vec<String> {
+    let name = &options.index;
+    let setting = |at: &str| there.pointer(&format!("/settings/index/{at}")).and_then(Value::as_str);
+    let number = |at: &str| setting(at).and_then(|n| n.parse::<u32>().ok());
+    let mut notes = Vec::new();
+    if let Some(shards) = number("number_of_shards").filter(|n| *n != options.shards) {
+        notes.push(format!(
+            "index `{name}` keeps its number of shards, {shards}, not {}: it cannot be changed; a new index can have another",
+            options.shards
+        ));
+    }
+    let is_loading = there.pointer("/mappings/_meta").and_then(|meta| meta.get(MARK)).is_some_and(|m| !m.is_null());
+    let is_automatic = setting("auto_expand_replicas").is_some_and(|to| to != "false");
+    let replicas = number("number_of_replicas").filter(|n| *n != options.replicas && !is_loading && !is_automatic);
+    if let Some(replicas) = replicas {
+        notes.push(format!(
+            "index `{name}` keeps its number of replicas, {replicas}, not {0}: change it with PUT /{name}/_settings \
+             {{\"index.number_of_replicas\": {0}}}",
+            options.replicas
+        ));
+    }
+    notes
 }
 
 /// A field name as a part of a JSON pointer.

@@ -126,10 +126,11 @@ pub fn plan_of(cluster: &Cluster, package_dir: &Path, options: &DeployOptions) -
             let copies = format!("shards {}, replicas {}", options.shards, options.replicas);
             plan.add(Action::Create, "index", &options.index, copies);
         }
-        IndexLook::There { changes, .. } if changes.is_empty() => plan.add(Action::Keep, "index", &options.index, ""),
-        IndexLook::There { changes, .. } => {
+        IndexLook::There { changes, notes, .. } => {
+            plan.notes.extend(notes);
+            let action = if changes.is_empty() { Action::Keep } else { Action::Change };
             let changes: Vec<String> = changes.iter().map(|(key, value)| format!("{key} becomes {value}")).collect();
-            plan.add(Action::Change, "index", &options.index, changes.join(", "));
+            plan.add(action, "index", &options.index, changes.join(", "));
         }
     }
     for (pipe, wanted) in [(Pipe::Ingest, &ingest), (Pipe::Search, &search)] {

@@ -87,19 +87,25 @@ pub(super) fn service_of(auth: &Auth, url: &reqwest::Url) -> Option<AwsService> 
     }
 }
 
-/// `es` and `eu-west-1` of `https://search-x.eu-west-1.es.amazonaws.com`.
+/// `es` and `eu-west-1` of `https://search-x.eu-west-1.es.amazonaws.com`; on `on.aws` the region comes last:
+/// `https://x.aoss.eu-west-1.on.aws`.
 fn from_host(url: &str) -> (Option<AwsService>, Option<String>) {
     let host = reqwest::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
     let labels: Vec<&str> = host.split('.').collect();
-    if !host.contains(".amazonaws.") && !host.ends_with(".on.aws") {
+    let is_service_first = host.ends_with(".on.aws");
+    if !host.contains(".amazonaws.") && !is_service_first {
         return (None, None);
     }
     labels
         .windows(2)
-        .find_map(|pair| match pair[1] {
-            "es" => Some((Some(AwsService::Es), Some(pair[0].to_owned()))),
-            "aoss" => Some((Some(AwsService::Aoss), Some(pair[0].to_owned()))),
-            _ => None,
+        .find_map(|pair| {
+            let (service, region) = if is_service_first { (pair[0], pair[1]) } else { (pair[1], pair[0]) };
+            let service = match service {
+                "es" | "aos" => AwsService::Es,
+                "aoss" => AwsService::Aoss,
+                _ => return None,
+            };
+            Some((Some(service), Some(region.to_owned())))
         })
         .unwrap_or_default()
 }
@@ -199,6 +205,18 @@ mod tests {
 
         let sso = find(Wanted { profile: Some("sso"), ..wanted(URL) }, &bare).unwrap_err();
         assert!(sso.to_string().contains("`sso_session`") && sso.hint().unwrap().contains("--profile sso"), "{sso}");
+    }
+
+    #[test]
+    fn the_host_tells_service_and_region() {
+        let found = |host: &str| from_host(&format!("https://{host}"));
+        let of = |service, region: &str| (Some(service), Some(region.to_owned()));
+        assert_eq!(found("search-x.eu-west-1.es.amazonaws.com"), of(AwsService::Es, "eu-west-1"));
+        assert_eq!(found("search-x.cn-north-1.es.amazonaws.com.cn"), of(AwsService::Es, "cn-north-1"));
+        assert_eq!(found("07tjusf2h91cunochc.us-east-1.aoss.amazonaws.com"), of(AwsService::Aoss, "us-east-1"));
+        assert_eq!(found("07tjusf2h91cunochc.aoss.us-east-1.on.aws"), of(AwsService::Aoss, "us-east-1"));
+        assert_eq!(found("search-x.aos.eu-west-1.on.aws"), of(AwsService::Es, "eu-west-1"));
+        assert_eq!(found("aoss.example.com"), (None, None));
     }
 
     #[test]

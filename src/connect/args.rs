@@ -54,10 +54,10 @@ pub(crate) struct ClusterArgs {
     /// Speak plain http:// to another machine: for networks that are yours alone
     #[arg(long)]
     pub(crate) insecure_http: bool,
-    /// Seconds until a request is given up [default: 60]
+    /// Seconds until a request is given up [env: `NSPARSE_TIMEOUT`] [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) timeout: Option<u64>,
-    /// Seconds until a connection is given up [default: 10]
+    /// Seconds until a connection is given up [env: `NSPARSE_CONNECT_TIMEOUT`] [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) connect_timeout: Option<u64>,
 }

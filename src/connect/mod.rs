@@ -73,11 +73,18 @@ fn config_in(
     };
     config.insecure = args.insecure || profile.insecure;
     config.insecure_http = args.insecure_http || profile.insecure_http;
-    if let Some(seconds) = args.timeout.or(profile.timeout) {
-        config.timeout = Duration::from_secs(seconds);
+    let seconds = |typed: Option<u64>, name: &str, saved: Option<u64>| match (typed, set(name)) {
+        (None, Some(text)) => match text.trim().parse() {
+            Ok(seconds) if seconds > 0 => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(usage(format!("{name} is `{text}`"), "set it to a whole number of seconds, at least 1")),
+        },
+        (typed, _) => Ok(typed.or(saved).map(Duration::from_secs)),
+    };
+    if let Some(timeout) = seconds(args.timeout, "NSPARSE_TIMEOUT", profile.timeout)? {
+        config.timeout = timeout;
     }
-    if let Some(seconds) = args.connect_timeout.or(profile.connect_timeout) {
-        config.connect_timeout = Duration::from_secs(seconds);
+    if let Some(timeout) = seconds(args.connect_timeout, "NSPARSE_CONNECT_TIMEOUT", profile.connect_timeout)? {
+        config.connect_timeout = timeout;
     }
     config.auth = auth(args, &profile, &config, around, &set)?;
     Ok(config)

@@ -85,6 +85,23 @@ fn typed_wins_over_environment_over_profile() {
 }
 
 #[test]
+fn time_limits_come_from_the_environment_too() {
+    let profiles = "p: {timeout: 3, connect_timeout: 2}";
+    let mut world = World::new(profiles, &[("NSPARSE_PROFILE", "p"), ("NSPARSE_TIMEOUT", "5")]);
+    world.env.push(("NSPARSE_CONNECT_TIMEOUT", " 4 ".to_owned()));
+    let limits = |args: &ClusterArgs| {
+        let found = world.resolve(args).unwrap();
+        (found.timeout.as_secs(), found.connect_timeout.as_secs())
+    };
+    assert_eq!(limits(&args()), (5, 4));
+    assert_eq!(limits(&ClusterArgs { timeout: Some(9), ..args() }), (9, 4));
+    for wrong in ["0", "1.5", "soon"] {
+        let world = World::new("", &[("NSPARSE_TIMEOUT", wrong)]);
+        assert_eq!(world.refused(&args()), format!("NSPARSE_TIMEOUT is `{wrong}`"));
+    }
+}
+
+#[test]
 fn nothing_set_is_this_machines_node_without_a_user() {
     let found = World::new("", &[("NSPARSE_USER", " "), ("NSPARSE_PASSWORD", "x")]).resolve(&args()).unwrap();
     assert_eq!((found.urls, found.auth), (vec!["http://localhost:9200".into()], Auth::None));

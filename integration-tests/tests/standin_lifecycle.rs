@@ -414,6 +414,21 @@ fn a_cluster_without_plugins_gets_the_client_side_form() {
 }
 
 #[test]
+fn the_file_names_all_nodes() {
+    let fixture = Fixture::new();
+    let standin = StandIn::start(Options::default());
+    // A node that is away.
+    let other = StandIn::start(Options::default()).url().to_owned();
+    let both = format!("{},{other}", standin.url());
+    let retry = RetryPolicy { min_delay: Duration::from_millis(1), ..RetryPolicy::default() };
+    let cluster = Cluster::connect_with(&ClusterConfig::new(both.as_str()), retry).unwrap();
+    let deployment = fixture.deploy(&cluster, &options()).unwrap();
+    assert_eq!(deployment.cluster_url, both);
+    let again = Cluster::connect(&ClusterConfig::new(deployment.cluster_url)).unwrap();
+    assert_eq!(again.urls().collect::<Vec<_>>(), cluster.urls().collect::<Vec<_>>());
+}
+
+#[test]
 fn serverless_has_no_first_page_and_is_deployed_to_all_the_same() {
     let fixture = Fixture::new();
     let options_of = Options { serverless: true, ml_commons: false, neural_search: false, ..Options::default() };

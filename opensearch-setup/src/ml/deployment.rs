@@ -174,7 +174,7 @@ pub fn deploy(
         let made = run.all_made()?;
         let version = Deployment {
             name: options.name.clone(),
-            cluster_url: cluster.url().to_owned(),
+            cluster_url: cluster.urls().collect::<Vec<_>>().join(","),
             cluster_uuid: prepared.cluster_uuid.clone(),
             version: capabilities.version.to_string(),
             side: *side,

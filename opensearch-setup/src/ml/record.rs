@@ -133,7 +133,7 @@ pub struct Served {
 pub struct Deployment {
     /// The deployment's name.
     pub name: String,
-    /// The cluster's address, without user and password.
+    /// The cluster's address, or its nodes' separated by commas, without user and password.
     pub cluster_url: String,
     /// The cluster's own unchanging id ([`Cluster::uuid`]).
     pub cluster_uuid: String,

@@ -140,7 +140,7 @@ impl Line for &mut Simulated {
                 *worker = (*worker).max(sent) + busy;
                 let answered = *worker + self.overhead;
                 let answer = self.take(&body, fault);
-                if answered - sent > self.patience {
+                if answered.saturating_sub(sent) > self.patience {
                     (Err(unreachable(Unreachable::Timeout)), sent + self.patience)
                 } else {
                     (if fault == Fault::Cut { Err(cut()) } else { Ok(answer) }, answered)

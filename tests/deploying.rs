@@ -148,6 +148,8 @@ fn titles_and_texts_stand_in_the_fields_that_deploy_names() {
     let pipeline = cluster.get("/_ingest/pipeline/articles-ingest").unwrap();
     let value = pipeline.pointer("/articles-ingest/processors/0/set/value").unwrap();
     assert_eq!(value, "{{{headline}}} {{{body}}}");
+    // Once named they are known from the file.
+    assert_eq!(nsparse.json("deploy package1 --index articles --plan")["changes_nothing"], true);
     nsparse.ok("undeploy");
 
     // What nsparse encodes is the same text under other names.

@@ -155,6 +155,8 @@ fn a_reader_searches_and_changes_nothing() {
             assert!(problems.contains(&format!("this user may not ask for {path}").as_str()), "{status}");
         }
         let shown = refused(&reader, "deploy package --index secured-read-2 --deployment e.json", 2);
+        assert!(shown.contains("This user may not list the cluster's plugins"), "{shown}");
+        let shown = refused(&reader, "deploy package --index secured-read-2 --deployment e.json --side client", 2);
         assert!(shown.contains("no permissions for [indices:admin/get] and User [name=reader"), "{shown}");
         assert!(shown.contains("hint: have an administrator give the user a role"), "{shown}");
         let undone = reader.run("undeploy d.json --delete-index");

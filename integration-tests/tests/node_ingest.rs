@@ -65,16 +65,17 @@ impl Documents for Given<'_> {
     }
 }
 
-/// A stream: documents, then nothing until the test has seen what it waits for.
+/// A stream: documents, then the first one again and again with pauses, until the test has seen what it waits for.
 struct Stream<'a> {
     given: Given<'a>,
     has_seen: Box<dyn FnMut() -> bool + 'a>,
+    is_pause: bool,
     until: Instant,
 }
 
 impl<'a> Stream<'a> {
     fn new(given: Given<'a>, has_seen: impl FnMut() -> bool + 'a) -> Self {
-        Self { given, has_seen: Box::new(has_seen), until: Instant::now() + Duration::from_mins(1) }
+        Self { given, has_seen: Box::new(has_seen), is_pause: false, until: Instant::now() + Duration::from_mins(1) }
     }
 }
 
@@ -84,7 +85,16 @@ impl Documents for Stream<'_> {
             return self.given.next(patience);
         }
         assert!(Instant::now() < self.until, "it did not come in a minute");
-        Ok(if (self.has_seen)() { Next::End } else { Next::Idle })
+        self.is_pause = !self.is_pause;
+        if self.is_pause {
+            return Ok(Next::Idle);
+        }
+        if (self.has_seen)() {
+            return Ok(Next::End);
+        }
+        let mut block = Block::default();
+        block.push(Path::new("given"), 1, line(0).as_bytes(), &members())?;
+        Ok(Next::Block(block))
     }
 }
 

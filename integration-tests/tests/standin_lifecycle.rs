@@ -318,6 +318,31 @@ fn models_that_another_deployment_uses_stay() {
 }
 
 #[test]
+fn who_may_not_see_what_uses_a_model_leaves_it() {
+    let fixture = Fixture::new();
+    let undeployed = |forbidden: Option<usize>| {
+        let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });
+        let cluster = cluster(&standin);
+        let options = DeployOptions { poll: fast(), chunk_bytes: 20_000, ..DeployOptions::new("a") };
+        let deployment = fixture.deploy(&cluster, &options).unwrap();
+        let before = standin.requests().len();
+        if let Some(n) = forbidden {
+            standin.fail(n, Strike::Forbidden);
+        }
+        (undeploy(&cluster, &deployment, &all(fast())).unwrap(), standin.requests().split_off(before))
+    };
+    let (report, requests) = undeployed(None);
+    assert_eq!((report.removed.len(), report.kept.len()), (6, 0), "{report:?}");
+    let asked = requests.iter().filter(|r| r.contains("_all/_mapping")).count();
+    assert_eq!(asked, 1, "looked up once");
+    let (report, _) = undeployed(requests.iter().position(|r| r.contains("_all/_mapping")));
+    assert_eq!((report.removed.len(), report.kept.len(), report.failed.len()), (3, 3, 0), "{report:?}");
+    for kept in &report.kept[..2] {
+        assert!(kept.contains("may not see whether another pipeline or index uses it"), "{kept}");
+    }
+}
+
+#[test]
 fn a_model_that_was_started_for_two_is_not_stopped_for_one() {
     let fixture = Fixture::new();
     let standin = StandIn::start(Options { encode: fixture.encode(), ..Options::default() });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use nsparse_core::Pruning;
 use nsparse_opensearch::client::has_user_info;
-use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Indexing, Plan, Side, deploy, plan_of};
+use nsparse_opensearch::ml::{Action, DeployOptions, Deployment, Fields, Indexing, Plan, Side, deploy, plan_of};
 
 use crate::ExitStatus;
 use crate::cli::{ClusterArgs, EncodeSide, SegmentLayout};
@@ -44,15 +44,15 @@ pub(crate) struct DeployArgs {
     /// Name of the ingest pipeline [default: INDEX-ingest]
     #[arg(long)]
     pub(crate) pipeline: Option<String>,
-    /// Field of documents' titles, the template's {title}
-    #[arg(long, value_name = "FIELD", default_value = "title")]
-    pub(crate) title_field: String,
-    /// Field of documents' texts, the template's {text}
-    #[arg(long, value_name = "FIELD", default_value = "text")]
-    pub(crate) text_field: String,
-    /// Field of the vector
-    #[arg(long, value_name = "FIELD", default_value = "embedding")]
-    pub(crate) vector_field: String,
+    /// Field of documents' titles, the template's {title} [default: the one in --deployment, or title]
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) title_field: Option<String>,
+    /// Field of documents' texts, the template's {text} [default: the one in --deployment, or text]
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) text_field: Option<String>,
+    /// Field of the vector [default: the one in --deployment, or embedding]
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) vector_field: Option<String>,
     /// Primary shards
     #[arg(long, default_value_t = 1)]
     pub(crate) shards: u32,
@@ -106,10 +106,11 @@ pub(crate) fn run(args: &DeployArgs, printer: &Printer) -> anyhow::Result<ExitSt
 }
 
 fn options(args: &DeployArgs) -> anyhow::Result<DeployOptions> {
-    // Without a name the file decides: a new package for an alias needs no flag.
-    let alias = match (&args.alias, &args.index) {
-        (None, None) if args.deployment.is_file() => Deployment::load(&args.deployment)?.alias,
-        (alias, _) => alias.clone(),
+    // What is not named is as in the file: a new package for an alias needs no flag.
+    let previous = if args.deployment.is_file() { Some(Deployment::load(&args.deployment)?) } else { None };
+    let alias = match (&args.alias, &args.index, &previous) {
+        (None, None, Some(previous)) => previous.alias.clone(),
+        (alias, ..) => alias.clone(),
     };
     if args.package_url.as_deref().is_some_and(has_user_info) {
         return Err(usage(
@@ -124,15 +125,17 @@ fn options(args: &DeployArgs) -> anyhow::Result<DeployOptions> {
     if let Some(pipeline) = &args.pipeline {
         options.pipeline.clone_from(pipeline);
     }
-    if args.title_field == args.text_field || [&args.title_field, &args.text_field].contains(&&args.vector_field) {
+    let Fields { title, text, vector, .. } = previous.map(|previous| previous.fields).unwrap_or_default();
+    options.fields.title = args.title_field.clone().unwrap_or(title);
+    options.fields.text = args.text_field.clone().unwrap_or(text);
+    options.fields.vector = args.vector_field.clone().unwrap_or(vector);
+    let Fields { title, text, vector, .. } = &options.fields;
+    if title == text || [title, text].contains(&vector) {
         return Err(usage(
-            "Title, text and vector need a field each",
+            format!("Title, text and vector need a field each, and are `{title}`, `{text}` and `{vector}`"),
             "give different names to --title-field, --text-field and --vector-field",
         ));
     }
-    options.fields.title.clone_from(&args.title_field);
-    options.fields.text.clone_from(&args.text_field);
-    options.fields.vector.clone_from(&args.vector_field);
     if args.segments == SegmentLayout::Nested {
         options.fields = options.fields.nested();
     }

@@ -274,17 +274,21 @@ fn target(args: &IngestArgs) -> anyhow::Result<Target> {
     Ok(Target { cluster, index: index.clone(), fields, encodes: false, pruning: args.prune, bound })
 }
 
-/// The fields that a template reads, under the names typed and those of the deployment: either may have made the vectors.
+/// The fields that a template reads, under the deployment's names and those typed: either may have made the vectors.
 fn bound(template: &DocumentTemplate, args: &IngestArgs, deployed: Option<&Fields>) -> Vec<String> {
-    let typed =
-        Fields { title: args.data.title_field.clone(), text: args.data.text_field.clone(), ..Fields::default() };
-    let fields: Vec<&Fields> = deployed.into_iter().chain([&typed]).collect();
+    let usual = Fields::default();
+    let named = |typed: &String, usual: &String, own: Option<&String>| {
+        let typed = (own.is_none() || typed != usual).then_some(typed);
+        own.into_iter().chain(typed).cloned().collect::<Vec<_>>()
+    };
+    let titles = named(&args.data.title_field, &usual.title, deployed.map(|f| &f.title));
+    let texts = named(&args.data.text_field, &usual.text, deployed.map(|f| &f.text));
     let mut names = Vec::new();
     for piece in template.pieces() {
         match piece {
             Piece::Literal(_) => {}
-            Piece::Title => names.extend(fields.iter().map(|f| f.title.clone())),
-            Piece::Text => names.extend(fields.iter().map(|f| f.text.clone())),
+            Piece::Title => names.extend(titles.iter().cloned()),
+            Piece::Text => names.extend(texts.iter().cloned()),
             Piece::Field(name) => names.push(name.to_owned()),
         }
     }

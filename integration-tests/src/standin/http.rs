@@ -138,8 +138,10 @@ async fn stand_in(state: &Arc<Mutex<State>>, upstream: Option<&str>, incoming: I
         Some(Outage::Silent { works: true }) | None => {}
     }
     let injected = Reply::error(500, "exception", "injected failure");
-    if struck == Some(Strike::Before) {
-        return render(&injected);
+    match struck {
+        Some(Strike::Before) => return render(&injected),
+        Some(Strike::Forbidden) => return render(&Reply::error(403, "security_exception", "no permissions")),
+        Some(Strike::After) | None => {}
     }
     let routed = lock().route(&incoming);
     let response = match routed {

@@ -136,6 +136,8 @@ pub enum Strike {
     Before,
     /// The request does its work, but its answer is lost.
     After,
+    /// The user may not send it: 403, and it does nothing.
+    Forbidden,
 }
 
 /// How a cluster is out of reach.

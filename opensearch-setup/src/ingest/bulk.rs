@@ -24,6 +24,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// On the way there are at most this many times the largest batch's bytes. More would only wait there, and be held in
 /// memory here.
 const LARGEST_ON_THE_WAY: usize = 2;
+/// So many answers that come too late are waited for at least.
+const LATE_TRIES: u32 = 6;
 /// A batch has room for this much more than it should have: its last document may not fit.
 const ROOM: usize = 64 << 10;
 
@@ -51,6 +53,8 @@ pub(crate) struct Bulk<'a, L: Line> {
     unsettled: HashMap<u64, u32>,
     /// Since when nothing was taken, while there was something to take.
     failing_since: Option<Duration>,
+    /// When the last batch was full: documents came faster than they went.
+    whole_at: Duration,
     /// Ids that went through this run, and whether their document is in.
     present: HashMap<u64, bool>,
     pub(crate) report: IngestReport,
@@ -72,6 +76,8 @@ pub(crate) struct Parts<'a, L> {
     /// For messages.
     pub(crate) path: String,
     pub(crate) options: &'a IngestOptions,
+    /// After how long the line gives a request up.
+    pub(crate) timeout: Duration,
     pub(crate) cancel: &'a Cancel,
     pub(crate) task: Box<dyn Task>,
     pub(crate) journal: Option<Journal>,
@@ -80,8 +86,10 @@ pub(crate) struct Parts<'a, L> {
 
 impl<'a, L: Line> Bulk<'a, L> {
     pub(crate) fn new(parts: Parts<'a, L>) -> Self {
-        let Parts { line, index, path, options, cancel, task, journal, dead_letters } = parts;
+        let Parts { line, index, path, options, timeout, cancel, task, journal, dead_letters } = parts;
         let retry = options.retry.unwrap_or(PATIENT);
+        // Some tries have to fit in, each half as large as the one before.
+        let retry = RetryPolicy { deadline: retry.deadline.max(LATE_TRIES * timeout), ..retry };
         let limits = Limits {
             min_bytes: MIN_BYTES,
             max_bytes: options.max_bytes,
@@ -106,6 +114,7 @@ impl<'a, L: Line> Bulk<'a, L> {
             number: 0,
             unsettled: HashMap::new(),
             failing_since: None,
+            whole_at: Duration::ZERO,
             present: HashMap::new(),
             report: IngestReport::default(),
         }
@@ -204,9 +213,9 @@ impl<'a, L: Line> Bulk<'a, L> {
         self.present.values().filter(|there| **there).count() as u64
     }
 
-    /// Whether nothing is on the way, nor waits.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.on_the_way.is_empty() && self.waiting.is_empty() && self.current.is_empty()
+    /// When the last batch was full.
+    pub(crate) fn whole_at(&self) -> Duration {
+        self.whole_at
     }
 
     /// Batches that went out so far.
@@ -221,6 +230,7 @@ impl<'a, L: Line> Bulk<'a, L> {
 
     fn close_whole(&mut self) {
         self.current.is_whole = true;
+        self.whole_at = self.line.now();
         self.close();
     }
 

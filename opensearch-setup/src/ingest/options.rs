@@ -29,7 +29,7 @@ pub struct IngestOptions {
     /// Where documents that the cluster will never take are written with the reasons; `None` writes none.
     pub dead_letters: Option<PathBuf>,
     /// Pauses between tries, and how often a batch is tried while nothing of it is taken; `None` takes
-    /// [`PATIENT`], some five minutes.
+    /// [`PATIENT`], five to ten minutes.
     pub retry: Option<RetryPolicy>,
     /// Names of the index's fields.
     pub fields: Fields,
@@ -43,7 +43,7 @@ pub struct IngestOptions {
     pub seed: u64,
 }
 
-/// The pauses of an ingest: a cluster that is busy, restarting or cut off is asked again for some five minutes.
+/// The pauses of an ingest: a cluster that is busy, restarting or cut off is asked again for five to ten minutes.
 pub const PATIENT: RetryPolicy = RetryPolicy {
     min_delay: std::time::Duration::from_millis(200),
     max_delay: std::time::Duration::from_secs(10),

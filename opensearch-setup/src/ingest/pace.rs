@@ -216,7 +216,8 @@ impl Pace {
         self.window = (self.window / 2.0).max(1.0);
         // One at a time and still too much: then each is too much.
         if sight.seen == Seen::Late || is_small && matches!(sight.seen, Seen::Busy { some_taken: false }) {
-            self.bytes = (self.bytes.min(sight.bytes as f64) / 2.0).max(self.limits.min_bytes as f64);
+            let size = if sight.is_whole { self.bytes.min(sight.bytes as f64) } else { self.bytes };
+            self.bytes = (size / 2.0).max(self.limits.min_bytes as f64);
         }
         self.failures = if sight.seen == (Seen::Busy { some_taken: true }) { 1 } else { self.failures + 1 };
         self.not_before = sight.answered + self.pause();

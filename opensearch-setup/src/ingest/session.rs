@@ -29,8 +29,8 @@ pub(super) struct Session<'a> {
     bulk: Bulk<'a, ClusterLine>,
     quiet: Quiet,
     looked: Duration,
-    /// Since when the input has given nothing and all of it is in.
-    idle_since: Option<Duration>,
+    /// When setting them back failed last.
+    kept_quiet_at: Duration,
 }
 
 /// Whether refresh and copies are off.
@@ -77,6 +77,7 @@ impl<'a> Session<'a> {
             index: index.to_owned(),
             path,
             options,
+            timeout: cluster.timeout(),
             cancel,
             task: progress.start(name, total),
             journal,
@@ -84,7 +85,7 @@ impl<'a> Session<'a> {
         });
         let looked = bulk.now();
         bulk.report.loaded_quietly = matches!(quiet, Quiet::Now);
-        Ok(Self { cluster, index: index.to_owned(), uuid, options, bulk, quiet, looked, idle_since: None })
+        Ok(Self { cluster, index: index.to_owned(), uuid, options, bulk, quiet, looked, kept_quiet_at: Duration::ZERO })
     }
 
     /// Whether the journal has this content as done.
@@ -100,7 +101,6 @@ impl<'a> Session<'a> {
         action: Action,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<()> {
-        self.idle_since = None;
         let sent = self.bulk.sent();
         let pushed = self.bulk.push(id, content, action, write);
         self.or_gone(pushed)?;
@@ -144,17 +144,25 @@ impl<'a> Session<'a> {
         self.bulk.reject(id, reason, document)
     }
 
-    /// Sends what there is if the cluster has nothing to do. An input that gives nothing for a while is no load: what it
-    /// gave is to be seen, and copied.
+    /// Sends what there is if the cluster has nothing to do.
     pub(super) fn nudge(&mut self) -> Result<()> {
         let nudged = self.bulk.nudge();
-        self.or_gone(nudged)?;
-        let now = self.bulk.now();
-        if !self.bulk.is_idle() {
-            self.idle_since = None;
-        } else if now > *self.idle_since.get_or_insert(now) + LOOK && matches!(self.quiet, Quiet::Now) {
-            loading::restore(self.cluster, &self.index)?;
-            self.quiet = Quiet::Never;
+        self.or_gone(nudged)
+    }
+
+    /// The input gives nothing for a moment: sends what there is. Where no batch has been full for a while that is no load:
+    /// what it gave is to be seen, and copied.
+    pub(super) fn pause(&mut self) -> Result<()> {
+        self.nudge()?;
+        if matches!(self.quiet, Quiet::Now) && self.bulk.now() > self.bulk.whole_at().max(self.kept_quiet_at) + LOOK {
+            match loading::restore(self.cluster, &self.index) {
+                Ok(_) => self.quiet = Quiet::Never,
+                // A cluster that is away for a while is no reason to stop: it is tried again.
+                Err(error) => {
+                    tracing::warn!(%error, index = self.index, "refresh and replicas are not set back yet");
+                    self.kept_quiet_at = self.bulk.now();
+                }
+            }
         }
         self.look_again()
     }

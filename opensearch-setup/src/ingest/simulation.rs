@@ -180,6 +180,7 @@ fn open<'a>(cluster: &'a mut Simulated, options: &'a IngestOptions, cancel: &'a 
         index: "i".to_owned(),
         path: "/i/_bulk".to_owned(),
         options,
+        timeout: Duration::ZERO,
         cancel,
         task: NoProgress.start("", 0),
         journal: None,

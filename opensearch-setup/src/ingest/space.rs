@@ -119,8 +119,8 @@ fn judge(disks: &[Disk], settings: &Value, expected: Option<u64>) -> Verdict {
     Verdict::Fits
 }
 
-/// Whether the folder of the journal has room for it: some 64 bytes a document, of which there may be one for each 64
-/// bytes of input, and some to spare.
+/// Whether the folder of the journal has room for it: some 64 bytes a document, of which there may be one for each 4 KB
+/// of what is expected, and some to spare.
 ///
 /// # Errors
 /// If it has not.

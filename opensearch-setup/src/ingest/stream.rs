@@ -88,7 +88,7 @@ pub fn ingest_documents(
                 if let Some(blocks) = &mut encoder {
                     blocks.encode(&mut session, options)?;
                 }
-                session.nudge()?;
+                session.pause()?;
             }
             Next::End => break,
         }

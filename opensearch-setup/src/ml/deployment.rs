@@ -234,7 +234,7 @@ fn resolve(options: &DeployOptions, capabilities: &Capabilities, notes: &mut Vec
     match side {
         Side::Client => Ok(Side::Client),
         // What is there would be passed over in silence, and applications would have to encode queries themselves.
-        _ if !capabilities.plugins_known => Err(Error::usage(
+        _ if !capabilities.plugins_known && capabilities.managed.is_none() => Err(Error::usage(
             "This user may not list the cluster's plugins, so it is not known whether it can run models",
             "give the user `cluster:monitor/state` and `cluster:monitor/nodes/info`; or, where documents and queries are to \
              be encoded by nsparse, deploy with `--side client`",

@@ -15,7 +15,7 @@ use super::messages::{Step, explain_error};
 use super::poll::Poll;
 use super::record::Deployment;
 use crate::client::Cluster;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A registration that has not ended after so many milliseconds will not.
 pub(super) const STALE: u64 = 60 * 60 * 1000;
@@ -131,6 +131,10 @@ pub(super) struct References {
 }
 
 impl References {
+    /// Asks for pipelines and mappings.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] where this user may not see all of them; if the cluster does not answer.
     pub(super) fn ask(cluster: &Cluster) -> Result<Self> {
         let mut bodies = Vec::new();
         for (path, word) in [
@@ -142,7 +146,10 @@ impl References {
             ),
         ] {
             // Without any the answer is 404.
-            let found = cluster.find(path).map_err(|e| explain_error(Step::Status, &format!("{word}s"), e))?;
+            let found = cluster.find(path).map_err(|e| match e {
+                Error::Forbidden { .. } => e,
+                e => explain_error(Step::Status, &format!("{word}s"), e),
+            })?;
             let found = found.unwrap_or_default();
             let named = found.as_object().into_iter().flatten();
             bodies.extend(named.map(|(name, body)| (format!("{word} `{name}`"), body.clone())));

@@ -63,7 +63,7 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
     let mut report = UndeployReport::default();
     // What names a model and is ours to take back does not keep it.
     let mut ours: Vec<String> = everything.iter().map(Made::to_string).collect();
-    let mut references = None;
+    let mut references = Looked::NotYet;
     for made in everything.iter().rev() {
         let subject = made.to_string();
         if let (Made::Index { name, .. }, true) = (made, options.keep_index) {
@@ -74,9 +74,9 @@ pub fn undeploy(cluster: &Cluster, deployment: &Deployment, options: &UndeployOp
             report.left.push(made.clone());
             continue;
         }
-        let taken = match user_of(cluster, made, &ours, &mut references) {
-            Ok(Some(user)) => {
-                Ok(Taken::Kept(format!("{user} uses it; once nothing does, `nsparse prune-models --running` finds it")))
+        let taken = match use_of(cluster, made, &ours, &mut references) {
+            Ok(Some(why)) => {
+                Ok(Taken::Kept(format!("{why}; once nothing uses it, `nsparse prune-models --running` finds it")))
             }
             Ok(None) => take_back(cluster, made, &deployment.name, &hashes, &options.poll),
             Err(e) => Err(e),
@@ -165,20 +165,33 @@ fn of_version(cluster: &Cluster, deployment: &Deployment, number: u32) -> Result
     Ok(version.made.iter().filter(|made| !is_used(made)).cloned().collect())
 }
 
-/// What else in the cluster names a model that would be taken back or stopped; looked up once, at the first model, when
-/// indexes and pipelines of ours are gone.
-fn user_of(
-    cluster: &Cluster,
-    made: &Made,
-    ours: &[String],
-    references: &mut Option<References>,
-) -> Result<Option<String>> {
+/// What is known of who uses models.
+enum Looked {
+    NotYet,
+    /// This user may not see all that could.
+    Forbidden,
+    At(References),
+}
+
+/// Why a model that would be taken back or stopped has to stay: something else in the cluster names it, or may. Looked up
+/// once, at the first model, when indexes and pipelines of ours are gone.
+fn use_of(cluster: &Cluster, made: &Made, ours: &[String], looked: &mut Looked) -> Result<Option<String>> {
     let (Made::Model { id, .. } | Made::Running { id, .. }) = made else { return Ok(None) };
-    let known = match references {
-        Some(known) => known,
-        None => references.insert(References::ask(cluster)?),
-    };
-    Ok(known.to(id).into_iter().find(|user| !ours.contains(user)))
+    if matches!(looked, Looked::NotYet) {
+        *looked = match References::ask(cluster) {
+            Ok(references) => Looked::At(references),
+            Err(Error::Forbidden { .. }) => Looked::Forbidden,
+            Err(e) => return Err(e),
+        };
+    }
+    Ok(match looked {
+        Looked::At(references) => {
+            references.to(id).into_iter().find(|user| !ours.contains(user)).map(|user| format!("{user} uses it"))
+        }
+        Looked::NotYet | Looked::Forbidden => {
+            Some("this user may not see whether another pipeline or index uses it".to_owned())
+        }
+    })
 }
 
 /// Before a run's nonce, in place of an index's uuid while that is not known.

@@ -150,13 +150,18 @@ impl OwnNode {
         Self { options, pid: Mutex::new(pid), cluster }
     }
 
-    /// Until the system has taken its port back.
+    /// Until the system has taken back its port and its memory: before that it counts as running.
     fn kill(&self) {
         let pid = *self.pid.lock().unwrap();
         assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
         let deadline = Instant::now() + Duration::from_mins(1);
-        while TcpListener::bind(("127.0.0.1", self.options.port)).is_err() {
-            assert!(Instant::now() < deadline, "the port is not free again");
+        let is_alive = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| !matches!(rest.trim_start().as_bytes().first(), Some(b'Z' | b'X')))
+        };
+        while is_alive() || TcpListener::bind(("127.0.0.1", self.options.port)).is_err() {
+            assert!(Instant::now() < deadline, "the node lives on, or its port is not free again");
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }

@@ -7,7 +7,7 @@ use nsparse_core::{Hit, Result, SearchQuery, Searcher};
 /// The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): how little the first ranks stand out.
 pub const RANK_CONSTANT: f32 = 60.0;
 /// How deep each ranking goes at least before they are fused: a document may stand low in one and high in another.
-pub const LEAST_DEPTH: usize = 100;
+const LEAST_DEPTH: usize = 100;
 /// What the last document of a list scores after [`Fusion::MinMax`], so that it differs from one that is not in it; as in
 /// neural-search.
 const LEAST: f32 = 0.001;

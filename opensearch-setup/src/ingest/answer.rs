@@ -21,6 +21,13 @@ pub(crate) struct Sorted {
     pub(crate) why: String,
 }
 
+impl Sorted {
+    /// Whether anything came to its end: taken, or refused for good.
+    pub(crate) fn has_settled(&self) -> bool {
+        !self.taken.is_empty() || !self.rejected.is_empty()
+    }
+}
+
 /// Sorts a batch by the cluster's answer for each document.
 ///
 /// # Errors

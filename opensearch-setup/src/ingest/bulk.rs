@@ -305,7 +305,7 @@ impl<'a, L: Line> Bulk<'a, L> {
             Ok(body) => {
                 self.report.requests += 1;
                 let sorted = answer::sort(&batch, &body, &self.path)?;
-                let some_taken = !sorted.taken.is_empty() || !sorted.rejected.is_empty();
+                let some_taken = sorted.has_settled();
                 let seen = if sorted.busy.is_empty() { Seen::Taken } else { Seen::Busy { some_taken } };
                 self.pace.see(&sight(seen));
                 return self.sorted(&batch, sorted);
@@ -335,7 +335,7 @@ impl<'a, L: Line> Bulk<'a, L> {
 
     fn sorted(&mut self, batch: &Batch, sorted: Sorted) -> Result<()> {
         let items = batch.items();
-        if !sorted.taken.is_empty() || !sorted.rejected.is_empty() {
+        if sorted.has_settled() {
             self.failing_since = None;
         }
         if let Some(journal) = &mut self.journal {
